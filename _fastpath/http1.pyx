@@ -1,0 +1,345 @@
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeASCII
+from libc.string cimport memchr, memcmp, memcpy
+
+cdef enum:
+    LONGEST_SIZE = 15             # hexadecimal digits: more bytes than any answer has
+    MOST_OVERHEAD = 8192          # bytes of extensions and trailers of one body
+    LARGEST_HEAD = 32768
+    LONGEST_LINE = 8192
+    MOST_HEADERS = 100
+    CR = 13
+    LF = 10
+
+cdef uint64_t LARGEST_LENGTH = <uint64_t>1 << 60
+
+
+# Headers of the engine's connection, and those in which the gateway speaks for itself: they go to no client.
+cdef frozenset _dropped = frozenset((
+    "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-connection", "server", "server-timing",
+    "te", "trailer", "transfer-encoding", "upgrade", "x-request-id",
+))
+cdef str _ours = "x-penstock-"
+
+# Characters of a header's name (RFC 9110, token), in lower case; 0 for every other byte.
+cdef unsigned char _token[256]
+cdef int _code
+for _code in range(256):
+    _token[_code] = 0
+for _code in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz":
+    _token[_code] = _code
+for _code in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ":
+    _token[_code] = _code + 32
+
+
+class FramingError(Exception):
+    pass
+
+
+cdef inline int _digit(unsigned char byte) noexcept nogil:
+    if 48 <= byte <= 57:
+        return byte - 48
+    if 97 <= byte <= 102:
+        return byte - 87
+    if 65 <= byte <= 70:
+        return byte - 55
+    return -1
+
+
+# The line from `at` on: its length without CR LF. -1: it does not end here yet. -2: it is no line.
+cdef long _line(const unsigned char* text, size_t at, size_t length) noexcept nogil:
+    cdef const unsigned char* end = <const unsigned char*>memchr(text + at, LF, length - at)
+    cdef size_t count
+    if end == NULL:
+        return -2 if length - at > LONGEST_LINE else -1
+    count = <size_t>(end - text) - at
+    if count == 0 or count > LONGEST_LINE or text[at + count - 1] != CR:
+        return -2
+    return <long>(count - 1)
+
+
+# Whether bytes are text as a header may hold it: no control character but the tab.
+cdef bint _is_field(const unsigned char* text, size_t length) noexcept nogil:
+    cdef size_t i
+    for i in range(length):
+        if (text[i] < 32 and text[i] != 9) or text[i] == 127:
+            return False
+    return True
+
+
+# The status of a status line, -1 when it is none.
+cdef int _status(const unsigned char* line, size_t length) noexcept nogil:
+    cdef int i, status = 0
+    if length < 12 or memcmp(line, b"HTTP/1.", 7) != 0 or line[7] < 48 or line[7] > 49 or line[8] != 32:
+        return -1
+    for i in range(9, 12):
+        if line[i] < 48 or line[i] > 57:
+            return -1
+        status = status * 10 + (line[i] - 48)
+    if length > 12 and (line[12] != 32 or not _is_field(line + 12, length - 12)):
+        return -1
+    return status
+
+
+def parse_head(bytes data not None, size_t start=0):
+    cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(data)
+    cdef size_t length = PyBytes_GET_SIZE(data)
+    cdef size_t at = start
+    cdef long count
+    cdef int headers = 0
+    cdef const unsigned char* colon
+    cdef Head head = Head.__new__(Head)
+    if start > length:
+        raise ValueError(f"start {start} of {length} bytes")
+    if memcmp(text + start, b"HTTP/1.", min(length - start, <size_t>7)) != 0:
+        raise FramingError("not HTTP")
+    head.headers = []
+    head.status = -1
+    while True:
+        count = _line(text, at, length)
+        if count == -1 and length - start <= LARGEST_HEAD:
+            return None
+        if count < 0 or at - start > LARGEST_HEAD:
+            raise FramingError("a head that does not end, or a line that does not end with CR LF")
+        if head.status < 0:
+            head.status = _status(text + at, count)
+            if not 100 <= head.status <= 599 or head.status == 101:
+                raise FramingError("a status line that is none, or a status that no client may see")
+            head.keeps_alive = text[at + 7] == 49
+        elif count == 0:
+            break
+        else:
+            headers += 1
+            colon = <const unsigned char*>memchr(text + at, 58, count)
+            if colon == NULL or headers > MOST_HEADERS:
+                raise FramingError("a header without a colon, or too many headers")
+            head._header(text + at, <size_t>(colon - text) - at, count)
+        at += count + 2
+    head.end = at + 2
+    if head.hop_names is not None:
+        head.headers = [pair for pair in head.headers if pair[0] not in head.hop_names]
+    if head.chunked and head.length is not None:
+        raise FramingError("a length beside transfer-encoding")
+    if head.status < 200 or head.status == 204 or head.status == 304:
+        head.length, head.chunked = 0, False
+    head.keeps_alive = head.keeps_alive and (head.chunked or head.length is not None)
+    return head
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Head:
+    cdef int _header(self, const unsigned char* line, size_t colon, size_t length) except -1:
+        cdef unsigned char name[64]
+        cdef size_t i, first = colon + 1, last = length
+        if colon == 0 or colon > sizeof(name):
+            raise FramingError("a header's name that is none")
+        for i in range(colon):
+            name[i] = _token[line[i]]
+            if name[i] == 0:
+                raise FramingError("a header's name that is none")
+        if not _is_field(line + first, last - first):
+            raise FramingError("a control character in a header")
+        while first < last and (line[first] == 32 or line[first] == 9):
+            first += 1
+        while last > first and (line[last - 1] == 32 or line[last - 1] == 9):
+            last -= 1
+        cdef str key = PyUnicode_DecodeASCII(<const char*>name, colon, NULL)
+        cdef bytes value
+        if key in _dropped:
+            if key == "content-length":
+                self._content_length(line + first, last - first)
+            elif key == "transfer-encoding":
+                value = (<const char*>line)[first:last]
+                if self.chunked or value.lower() != b"chunked":
+                    raise FramingError("a transfer-encoding other than chunked")
+                self.chunked = True
+            elif key == "connection":
+                self._connection((<const char*>line)[first:last])
+            return 0
+        if key.startswith(_ours):
+            return 0
+        for i in range(first, last):
+            if line[i] >= 127 or line[i] == 9:
+                return 0                  # what RSGI could not pass on as it is
+        cdef str text = PyUnicode_DecodeASCII(<const char*>line + first, last - first, NULL)
+        if key == "content-type":
+            self.is_event_stream = text.startswith("text/event-stream")
+        self.headers.append((key, text))
+        return 0
+
+    cdef int _content_length(self, const unsigned char* value, size_t length) except -1:
+        cdef uint64_t number = 0
+        cdef size_t i
+        if self.length is not None or not 1 <= length <= 18:
+            raise FramingError("a length that is none, or two")
+        for i in range(length):
+            if value[i] < 48 or value[i] > 57:
+                raise FramingError("a length that is none")
+            number = number * 10 + (value[i] - 48)
+        self.length = number
+        return 0
+
+    # Headers that this connection alone is about, and whether it goes on.
+    cdef int _connection(self, bytes value) except -1:
+        for part in value.decode("latin-1").lower().split(","):
+            name = part.strip(" \t")
+            if name == "close":
+                self.keeps_alive = False
+            elif name == "upgrade":
+                raise FramingError("an upgrade that nobody asked for")
+            elif name != "keep-alive":
+                self.hop_names = (*(self.hop_names or ()), name)
+        return 0
+
+
+@cython.final
+@cython.freelist(64)
+cdef class BodyReader:
+    def __init__(self, *, length=None, bint chunked=False):
+        if length is not None and chunked:
+            raise ValueError("a body has a length or chunks")
+        self.step = SIZE
+        self.left = self.digits = self.overhead = 0
+        self.excess = 0
+        self.complete = False
+        if chunked:
+            self.framing = CHUNKED
+        elif length is None:
+            self.framing = UNTIL_CLOSE
+        else:
+            if not 0 <= length <= LARGEST_LENGTH:
+                raise ValueError(f"length must be 0 to 2^60, not {length}")
+            self.framing = LENGTH
+            self.left = length
+            self.complete = length == 0
+
+    def feed(self, bytes data not None, size_t start=0):
+        cdef size_t length = PyBytes_GET_SIZE(data)
+        if start > length:
+            raise ValueError(f"start {start} of {length} bytes")
+        if self.complete:
+            self.excess += length - start
+            return b""
+        if self.framing == CHUNKED:
+            return self._feed_chunks(data, start)
+        return self._feed_length(data, start)
+
+    def end(self):
+        if self.framing == UNTIL_CLOSE:
+            self.complete = True
+        return self.complete
+
+    cdef bytes _feed_length(self, bytes data, size_t start):
+        cdef size_t length = PyBytes_GET_SIZE(data) - start
+        if self.framing == LENGTH:
+            if length >= self.left:
+                self.complete = True
+                self.excess = length - self.left
+                length = self.left
+            self.left -= length
+        if start == 0 and length == <size_t>PyBytes_GET_SIZE(data):
+            return data
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, length)
+
+    # The common case, one chunk or a part of one in one read, is one copy; a further one begins to gather.
+    cdef bytes _feed_chunks(self, bytes data, size_t start):
+        cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(data)
+        cdef size_t length = PyBytes_GET_SIZE(data)
+        cdef size_t at = start, piece_at = 0, piece = 0, gathered = 0, count
+        cdef bytes whole = None
+        cdef const char* fault
+        while at < length and not self.complete:
+            if self.step != DATA:
+                fault = self._frame(text[at])
+                if fault != NULL:
+                    raise FramingError((<bytes>fault).decode())
+                at += 1
+                continue
+            count = min(length - at, self.left)
+            if piece == 0:
+                piece_at = at
+                piece = count
+            else:
+                if whole is None:
+                    whole = PyBytes_FromStringAndSize(NULL, length - start)
+                    memcpy(PyBytes_AS_STRING(whole), text + piece_at, piece)
+                    gathered = piece
+                memcpy(PyBytes_AS_STRING(whole) + gathered, text + at, count)
+                gathered += count
+            at += count
+            self.left -= count
+            if self.left == 0:
+                self.step = DATA_CR
+        self.excess = length - at
+        if whole is not None:
+            return whole[:gathered]
+        return PyBytes_FromStringAndSize(<const char*>text + piece_at, piece) if piece > 0 else b""
+
+    # One byte of what is not data. NULL, or what is wrong with it.
+    cdef const char* _frame(self, unsigned char byte) noexcept nogil:
+        if self.step == SIZE or self.step == MORE_SIZE:
+            return self._size_byte(byte)
+        if self.step == SIZE_LF:
+            if byte != LF:
+                return b"a chunk's size does not end with CR LF"
+            self.step = DATA if self.left > 0 else TRAILER
+        elif self.step == DATA_CR:
+            if byte != CR:
+                return b"a chunk is longer than its size"
+            self.step = DATA_LF
+        elif self.step == DATA_LF:
+            if byte != LF:
+                return b"a chunk does not end with CR LF"
+            self.step = SIZE
+            self.digits = 0
+        elif self.step == LAST_LF:
+            if byte != LF:
+                return b"the body does not end with CR LF"
+            self.complete = True
+        elif self.step == TRAILER_LF:
+            if byte != LF:
+                return b"a trailer does not end with CR LF"
+            self.step = TRAILER
+        elif self.step == TRAILER and byte == CR:
+            self.step = LAST_LF
+        else:
+            return self._overhead_byte(byte)
+        return NULL
+
+    cdef const char* _size_byte(self, unsigned char byte) noexcept nogil:
+        cdef int digit = _digit(byte)
+        if digit >= 0:
+            if self.digits == LONGEST_SIZE:
+                return b"a chunk's size has too many digits"
+            self.left = (self.left << 4 | <uint64_t>digit) if self.digits > 0 else <uint64_t>digit
+            self.digits += 1
+            self.step = MORE_SIZE
+        elif self.digits == 0:
+            return b"a chunk's size is not hexadecimal"
+        elif byte == CR:
+            self.step = SIZE_LF
+        elif byte == 59:
+            self.step = EXTENSION
+        else:
+            return b"a chunk's size is not hexadecimal"
+        return NULL
+
+    # A byte of an extension or a trailer, which nobody reads.
+    cdef const char* _overhead_byte(self, unsigned char byte) noexcept nogil:
+        self.overhead += 1
+        if self.overhead > MOST_OVERHEAD:
+            return b"chunk extensions or trailers are too long"
+        if self.step == EXTENSION:
+            if byte == CR:
+                self.step = SIZE_LF
+                return NULL
+        elif byte == CR:
+            self.step = TRAILER_LF
+            return NULL
+        else:
+            self.step = TRAILER_LINE
+        if byte == 127 or (byte < 32 and byte != 9):
+            return b"a chunk extension or trailer has a control character"
+        return NULL

@@ -1,0 +1,53 @@
+from libc.math cimport floor
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from _fastpath.atomics cimport atomic_load_u64
+from _fastpath.token_bucket cimport Bucket, LimitSet, PLACE_BITS, PLACE_MASK, REQUESTS, _limits
+
+cdef tuple NAMES = (
+    ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+    ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+)
+cdef double LARGEST = 9e15
+
+
+cdef str _decimal(double value):
+    return str(<int64_t>min(max(floor(value + 0.5), 0.0), LARGEST))
+
+
+cdef str _seconds(double value):
+    cdef int64_t milliseconds = <int64_t>min(max(value * 1000 + 0.5, 0.0), LARGEST)
+    cdef int64_t rest = milliseconds % 1000
+    return f"{milliseconds // 1000}.{rest // 100}{rest // 10 % 10}{rest % 10}s"
+
+
+def limit_headers(TokenBuckets buckets not None, LimitSet limits not None, uint64_t now):
+    cdef Tightest found[2]
+    cdef Tightest* one
+    cdef Bucket* bucket
+    cdef uint32_t i
+    cdef uint64_t state
+    cdef double span, left, interval
+    found[0].known = found[1].known = False
+    for i in range(limits.count):
+        bucket = buckets._at(limits.buckets[i])
+        state = atomic_load_u64(&bucket.state)
+        if state & PLACE_MASK == 0 or bucket.identity != limits.identities[i]:
+            continue
+        span = max(<double>(state >> PLACE_BITS) - <double>now, 0.0)
+        interval = _limits(bucket, state).interval
+        left = (_limits(bucket, state).tolerance - span) / interval
+        one = &found[limits.kinds[i] == REQUESTS]
+        if not one.known or left < one.left:
+            one.known = True
+            one.left = left
+            one.burst = _limits(bucket, state).tolerance / interval
+            one.seconds = span * 1e-9
+    cdef list headers = []
+    for i in range(2):
+        if found[i].known:
+            limit, remaining, reset = <tuple>NAMES[i]
+            headers.append((limit, _decimal(found[i].burst)))
+            headers.append((remaining, _decimal(found[i].left)))
+            headers.append((reset, _seconds(found[i].seconds)))
+    return headers

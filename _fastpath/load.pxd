@@ -1,0 +1,44 @@
+# What is measured about an endpoint, at its slot.
+#
+#   load cell [worker][slot]     what this worker has sent there and not seen the end of; one writer, the worker
+#   metrics   [slot]             what the engine says of itself; one writer, the sidecar
+#
+# Both carry the slot's generation: what was written for an earlier endpoint does not count, and nobody has to clear it.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from _fastpath.shared_memory cimport SharedMemory
+from _fastpath.slots cimport Slots
+
+cdef struct LoadCell:
+    uint64_t generation
+    int64_t in_flight             # requests
+    int64_t prefill_tokens        # prompt tokens sent, not cached there as far as we know, whose first token has not come
+    int64_t decode_tokens         # tokens expected from the requests in flight
+
+cdef struct EngineMetrics:
+    uint64_t generation
+    double running                # requests
+    double waiting                # requests
+    double kv_usage               # share of the KV cache, 0 to 1
+    double first_token_seconds    # mean of the last interval that had any, 0 when unknown
+    double inter_token_seconds    # the same
+    double prefix_hit_ratio       # of the last interval, 0 to 1
+    double time                   # monotonic seconds of the scrape; 0 = never. Written last.
+
+cdef struct LoadSum:
+    int64_t in_flight
+    int64_t prefill_tokens
+    int64_t decode_tokens
+
+cdef class Load:
+    cdef SharedMemory memory
+    cdef Slots slots
+    cdef LoadCell* cells
+    cdef EngineMetrics* metrics
+    cdef uint64_t workers
+    cdef uint64_t capacity
+    cdef long own                 # row of this process, -1: it only reads
+
+    cdef int charge_cell(self, uint64_t slot, uint64_t generation, int64_t prefill, int64_t decode) noexcept nogil
+    cdef LoadSum sum(self, uint64_t slot, uint64_t generation) noexcept nogil
+    cdef const EngineMetrics* fresh_metrics(self, uint64_t slot, uint64_t generation, double now, double stale_after) noexcept nogil
+    cdef int _check(self, uint64_t slot) except -1

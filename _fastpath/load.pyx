@@ -1,0 +1,152 @@
+cimport cython
+from libc.math cimport isfinite
+
+from _fastpath.atomics cimport (
+    atomic_load_f64, atomic_load_u64, atomic_relax_f64, atomic_relax_i64, atomic_relaxed_i64, atomic_store_f64,
+    atomic_store_u64,
+)
+
+
+@cython.final
+cdef class Load:
+    def __init__(self, SharedMemory memory not None, long row=-1):
+        if row >= <long>memory.header.workers:
+            raise IndexError(f"row {row} of {memory.header.workers}")
+        self.memory = memory
+        self.slots = Slots(memory)
+        self.cells = <LoadCell*>(memory.base + memory.header.load_at)
+        self.metrics = <EngineMetrics*>(memory.base + memory.header.metrics_at)
+        self.workers = memory.header.workers
+        self.capacity = memory.header.slots
+        self.own = row
+
+    cdef int charge_cell(self, uint64_t slot, uint64_t generation, int64_t prefill, int64_t decode) noexcept nogil:
+        cdef LoadCell* cell = &self.cells[<uint64_t>self.own * self.capacity + slot]
+        if atomic_load_u64(&cell.generation) != generation:
+            atomic_relax_i64(&cell.in_flight, 0)
+            atomic_relax_i64(&cell.prefill_tokens, 0)
+            atomic_relax_i64(&cell.decode_tokens, 0)
+            atomic_store_u64(&cell.generation, generation)
+        atomic_relax_i64(&cell.in_flight, cell.in_flight + 1)
+        atomic_relax_i64(&cell.prefill_tokens, cell.prefill_tokens + prefill)
+        atomic_relax_i64(&cell.decode_tokens, cell.decode_tokens + decode)
+        return 0
+
+    cdef LoadSum sum(self, uint64_t slot, uint64_t generation) noexcept nogil:
+        cdef LoadSum total
+        cdef LoadCell* cell
+        cdef uint64_t worker
+        total.in_flight = 0
+        total.prefill_tokens = 0
+        total.decode_tokens = 0
+        for worker in range(self.workers):
+            cell = &self.cells[worker * self.capacity + slot]
+            if atomic_load_u64(&cell.generation) == generation:
+                total.in_flight += atomic_relaxed_i64(&cell.in_flight)
+                total.prefill_tokens += atomic_relaxed_i64(&cell.prefill_tokens)
+                total.decode_tokens += atomic_relaxed_i64(&cell.decode_tokens)
+        return total
+
+    cdef const EngineMetrics* fresh_metrics(self, uint64_t slot, uint64_t generation, double now, double stale_after) noexcept nogil:
+        cdef EngineMetrics* metrics = &self.metrics[slot]
+        cdef double time = atomic_load_f64(&metrics.time)
+        if atomic_load_u64(&metrics.generation) != generation or time <= 0 or now - time > stale_after:
+            return NULL
+        return metrics
+
+    cdef int _check(self, uint64_t slot) except -1:
+        if self.own < 0:
+            raise ValueError("this process has no load row of its own")
+        if slot >= self.capacity:
+            raise IndexError(f"slot {slot} of {self.capacity}")
+        return 0
+
+    def charge(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, int64_t decode_tokens):
+        self._check(slot)
+        if not self.slots.is_current(slot, generation):
+            return False
+        self.charge_cell(slot, generation, prefill_tokens, decode_tokens)
+        return True
+
+    def first_token(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens):
+        self._check(slot)
+        cdef LoadCell* cell = &self.cells[<uint64_t>self.own * self.capacity + slot]
+        if atomic_load_u64(&cell.generation) != generation:
+            return False
+        atomic_relax_i64(&cell.prefill_tokens, max(<int64_t>0, cell.prefill_tokens - prefill_tokens))
+        return True
+
+    def release(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, int64_t decode_tokens):
+        self._check(slot)
+        cdef LoadCell* cell = &self.cells[<uint64_t>self.own * self.capacity + slot]
+        if atomic_load_u64(&cell.generation) != generation or cell.in_flight <= 0:
+            return False
+        atomic_relax_i64(&cell.in_flight, cell.in_flight - 1)
+        atomic_relax_i64(&cell.prefill_tokens, max(<int64_t>0, cell.prefill_tokens - prefill_tokens))
+        atomic_relax_i64(&cell.decode_tokens, max(<int64_t>0, cell.decode_tokens - decode_tokens))
+        return True
+
+    def read(self, uint64_t slot, uint64_t generation):
+        if slot >= self.capacity:
+            raise IndexError(f"slot {slot} of {self.capacity}")
+        cdef LoadSum total = self.sum(slot, generation)
+        return (total.in_flight, total.prefill_tokens, total.decode_tokens)
+
+    def clear_worker(self, uint64_t worker):
+        if worker >= self.workers:
+            raise IndexError(f"worker {worker} of {self.workers}")
+        cdef uint64_t slot
+        cdef LoadCell* cell
+        for slot in range(self.capacity):
+            cell = &self.cells[worker * self.capacity + slot]
+            atomic_relax_i64(&cell.in_flight, 0)
+            atomic_relax_i64(&cell.prefill_tokens, 0)
+            atomic_relax_i64(&cell.decode_tokens, 0)
+
+    def worker_in_flight(self, uint64_t worker):
+        if worker >= self.workers:
+            raise IndexError(f"worker {worker} of {self.workers}")
+        cdef uint64_t slot
+        cdef int64_t total = 0
+        for slot in range(self.capacity):
+            total += atomic_relaxed_i64(&self.cells[worker * self.capacity + slot].in_flight)
+        return total
+
+    def write_metrics(self, uint64_t slot, uint64_t generation, double running, double waiting, double kv_usage,
+                      double first_token_seconds, double inter_token_seconds, double prefix_hit_ratio, double now):
+        if slot >= self.capacity:
+            raise IndexError(f"slot {slot} of {self.capacity}")
+        if not self.slots.is_current(slot, generation):
+            return False
+        if not (isfinite(running) and isfinite(waiting) and isfinite(kv_usage) and isfinite(first_token_seconds)
+                and isfinite(inter_token_seconds) and isfinite(prefix_hit_ratio) and isfinite(now)):
+            return False
+        cdef EngineMetrics* metrics = &self.metrics[slot]
+        if atomic_load_u64(&metrics.generation) != generation:
+            atomic_store_f64(&metrics.time, 0)
+            atomic_store_u64(&metrics.generation, generation)
+        atomic_relax_f64(&metrics.running, running)
+        atomic_relax_f64(&metrics.waiting, waiting)
+        atomic_relax_f64(&metrics.kv_usage, kv_usage)
+        atomic_relax_f64(&metrics.first_token_seconds, first_token_seconds)
+        atomic_relax_f64(&metrics.inter_token_seconds, inter_token_seconds)
+        atomic_relax_f64(&metrics.prefix_hit_ratio, prefix_hit_ratio)
+        atomic_store_f64(&metrics.time, now)
+        return True
+
+    def read_metrics(self, uint64_t slot, uint64_t generation):
+        if slot >= self.capacity:
+            raise IndexError(f"slot {slot} of {self.capacity}")
+        cdef EngineMetrics* metrics = &self.metrics[slot]
+        cdef double time = atomic_load_f64(&metrics.time)
+        if atomic_load_u64(&metrics.generation) != generation or time <= 0:
+            return None
+        return {
+            "running": metrics.running,
+            "waiting": metrics.waiting,
+            "kv_usage": metrics.kv_usage,
+            "first_token_seconds": metrics.first_token_seconds,
+            "inter_token_seconds": metrics.inter_token_seconds,
+            "prefix_hit_ratio": metrics.prefix_hit_ratio,
+            "time": time,
+        }

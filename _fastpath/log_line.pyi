@@ -1,0 +1,34 @@
+"""One line of the access log."""
+
+def request_line(
+    timestamp: str,
+    request_id: str,
+    path: str,
+    status: int,
+    operation: str,
+    model: str,
+    route: str | None,
+    server: str | None,
+    pod: str | None,
+    stream: bool,
+    duration: float,
+    first_byte: float,
+    overhead: float,
+    attempts: int,
+    bytes_in: int,
+    bytes_out: int,
+    match_ratio: float,
+    usage: tuple[int, int, int] | None,
+    prompt_tokens: int,
+    output_tokens: int,
+    cancelled: bool,
+    error_code: str,
+    error_source: str,
+    error_message: str,
+) -> bytes:
+    """A request that is over, as one line of JSON with its end of line.
+
+    Times in seconds (the line has milliseconds), below 0 for what did not happen; so is ``match_ratio``. ``usage``: input, output
+    and cached tokens as the engine counted them; without it the two estimates stand in the line, if there are any. ASCII control
+    characters are escaped. Raises UnicodeEncodeError for half of a surrogate pair.
+    """

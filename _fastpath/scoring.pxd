@@ -1,0 +1,71 @@
+# The choice of an endpoint: filters, scores and the pick over all endpoints of a pool in one call, with the prefix match before and
+# the charge of load and the learning of the prefix after.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from _fastpath.hashing cimport BlockHashes
+from _fastpath.load cimport Load
+from _fastpath.prefix_index cimport PoolPages, PrefixIndex
+from _fastpath.shared_memory cimport SharedMemory
+
+cdef enum Reason:                 # why an endpoint is no candidate
+    CANDIDATE = 0
+    WRONG_ROLE
+    EXCLUDED                      # tried already
+    FULL                          # trafficPolicy.maxInFlight
+    WAITING                       # the least-request filter
+    GONE                          # its slot belongs to another endpoint by now
+
+cdef enum:                        # scores
+    LEAST_REQUEST = 0
+    LEAST_LATENCY
+    KV_USAGE
+    PREFIX_CACHE
+    RANDOM
+    SCORES
+
+# What is known of one endpoint at the moment of choice.
+cdef struct Candidate:
+    uint64_t slot
+    uint64_t generation
+    int64_t maximum_in_flight     # 0 = no bound
+    uint32_t roles                # bits
+    uint32_t reason
+    double in_flight
+    double prefill_tokens
+    double running                # the larger of what we sent and what the engine runs
+    double waiting
+    double kv_usage
+    double first_token
+    double inter_token
+    double score
+    bint fresh                    # scraped lately
+
+cdef class Policy:
+    cdef readonly bint by_cost
+    cdef double weights[5]
+    cdef readonly double stale_after
+    cdef readonly double maximum_waiting
+    cdef readonly double prefill_tokens_per_second
+    cdef readonly double decode_seconds_per_request
+    cdef readonly double latency_factor
+
+cdef class Pool:
+    cdef Candidate* candidates
+    cdef uint32_t* matched        # blocks from the first that each holds
+    cdef size_t count
+    cdef uint64_t highest_slot
+    cdef PoolPages pages
+
+cdef class Scheduler:
+    cdef SharedMemory memory
+    cdef readonly Load load
+    cdef readonly PrefixIndex prefixes
+    cdef uint64_t random_state
+
+    cdef double _random(self) noexcept nogil
+    cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil
+    cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil
+    cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks) noexcept nogil
+    cdef long _pick(self, Pool pool) noexcept nogil
+    cdef void _learn(self, const uint64_t* hashes, size_t blocks, size_t matched, uint64_t slot, uint32_t now) noexcept nogil
+    cdef long _choose(self, Pool pool, Policy policy, const uint64_t* hashes, size_t blocks, double prompt_tokens,
+                      double output_tokens, double now, uint32_t role) noexcept nogil

@@ -1,0 +1,105 @@
+"""The choice of an endpoint in one call: filters, prefix match, scores, the pick, the charge of load, the learned prefix.
+
+``cost`` (the default) is the seconds that the request is expected to add: uncached prompt tokens behind the prefill that is
+queued there, the slow-down of and by what runs there, and the pressure on a nearly full KV cache. ``weighted`` is the sum of the reference
+system's scores, each 0 to 100, times their weights. Among equals one is taken at random.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict, final, type_check_only
+
+from _fastpath.hashing import BlockHashes
+from _fastpath.load import Load
+from _fastpath.prefix_index import PrefixIndex
+from _fastpath.shared_memory import SharedMemory
+
+REASONS: tuple[str, ...]
+SCORES_BY_NAME: dict[str, int]
+
+@type_check_only
+class Explanation(TypedDict):
+    filtered: str
+    """Why it is no candidate, one of :data:`REASONS`; empty for a candidate."""
+    score: float | None
+    """Larger is better; by cost it is minus the seconds."""
+    matched_blocks: int
+    in_flight: int
+    prefill_tokens: int
+    running: float
+    waiting: float
+    kv_usage: float
+    scraped: bool
+
+@final
+class Policy:
+    by_cost: bool
+    stale_after: float
+    maximum_waiting: float
+    prefill_tokens_per_second: float
+    decode_seconds_per_request: float
+    latency_factor: float
+    def __init__(
+        self,
+        *,
+        by_cost: bool = True,
+        weights: Mapping[str, float] | None = None,
+        stale_after: float = 5.0,
+        maximum_waiting: float = 0.0,
+        prefill_tokens_per_second: float = 8000.0,
+        decode_seconds_per_request: float = 0.00035,
+        latency_factor: float = 0.5,
+    ) -> None:
+        """``weights`` by the names of :data:`SCORES_BY_NAME`, for ``by_cost=False``.
+
+        ``stale_after``: seconds after which a scrape says nothing any more. ``maximum_waiting``: the least-request filter, an endpoint
+        with that many waiting requests is left out; 0 is off. ``latency_factor``: share of the first token in least-latency.
+        """
+
+@final
+class Pool:
+    """The endpoints of one ModelServer, as the scheduler sees them. Not for use from two threads at once."""
+
+    def __init__(self, endpoints: Sequence[tuple[int, int, int, int]]) -> None:
+        """Each endpoint: slot, generation, role bits, largest number of requests in flight (0 = no bound).
+
+        Raises ValueError for a slot that stands twice.
+        """
+
+    def __len__(self) -> int: ...
+
+@final
+class Scheduler:
+    load: Load
+    prefixes: PrefixIndex
+    def __init__(self, memory: SharedMemory, row: int = -1, random_seed: int | None = None) -> None:
+        """``row`` is the worker's own; -1 for dry decisions only."""
+
+    def decide(
+        self,
+        pool: Pool,
+        policy: Policy,
+        hashes: BlockHashes | None,
+        prompt_tokens: int,
+        output_tokens: int,
+        now: float,
+        role: int = 1,
+        excluded: Iterable[int] | None = None,
+        dry: bool = False,
+    ) -> tuple[int, int, int] | None:
+        """Choose: position in the pool, matched blocks, and the uncached prompt tokens that were charged.
+
+        ``now`` in monotonic seconds; ``role`` is one bit; ``excluded`` are positions tried already. None when no endpoint is
+        left; :meth:`filtered` says why. With ``dry`` nothing is charged or learned.
+        """
+
+    def release(self, pool: Pool, chosen: int, prefill_tokens: int, decode_tokens: int) -> bool:
+        """The request is over. ``prefill_tokens`` is what was charged, 0 after :meth:`first_token`."""
+
+    def first_token(self, pool: Pool, chosen: int, prefill_tokens: int) -> bool:
+        """Its prefill is over."""
+
+    def explain(self, pool: Pool) -> list[Explanation]:
+        """What the last decision over this pool saw of each endpoint."""
+
+    def filtered(self, pool: Pool) -> dict[str, int]:
+        """How many endpoints each filter took out of the last decision."""

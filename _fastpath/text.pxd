@@ -1,0 +1,214 @@
+# Where the plain text inside a JSON string ends, and whether it is UTF-8: 128 bytes at a time with AVX2, 16 with SSE2, else one by one.
+#
+# Strings are nearly all of a body. Short ones are looked at in place; only long ones are worth a call through a pointer to what the
+# processor can do, which each module that uses this chooses once, on import.
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #if defined(__x86_64__) && defined(__GNUC__)
+    #define PENSTOCK_X86 1
+    #include <immintrin.h>
+    #define PENSTOCK_AVX2 __attribute__((target("avx2")))
+    #define PENSTOCK_AVX2_INLINE __attribute__((target("avx2"), always_inline)) static inline
+    #endif
+
+    static inline int penstock_ends_text(uint8_t c) { return c < 0x20 || c == '"' || c == '\\\\'; }
+
+    /* Length of the UTF-8 sequence at p (RFC 3629: no overlong forms, no surrogates, up to U+10FFFF), 0 when it is none. */
+    static inline size_t penstock_utf8(const uint8_t *p, size_t n) {
+        uint8_t c = p[0];
+        if (c < 0x80) return 1;
+        if (c < 0xC2 || c > 0xF4) return 0;
+        size_t length = c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+        if (n < length) return 0;
+        for (size_t i = 1; i < length; i++) if ((p[i] & 0xC0) != 0x80) return 0;
+        if (c == 0xE0 && p[1] < 0xA0) return 0;
+        if (c == 0xED && p[1] > 0x9F) return 0;
+        if (c == 0xF0 && p[1] < 0x90) return 0;
+        if (c == 0xF4 && p[1] > 0x8F) return 0;
+        return length;
+    }
+
+    static size_t penstock_utf8_prefix(const uint8_t *p, size_t n) {
+        size_t i = 0;
+        while (i < n) {
+            uint64_t word;
+            while (n - i >= 8 && (memcpy(&word, p + i, 8), (word & 0x8080808080808080u) == 0)) i += 8;
+            while (i < n && p[i] < 0x80) i++;
+            while (i < n && p[i] >= 0x80) {
+                size_t length = penstock_utf8(p + i, n - i);
+                if (length == 0) return i;
+                i += length;
+            }
+        }
+        return i;
+    }
+
+    #ifdef PENSTOCK_X86
+    PENSTOCK_AVX2_INLINE __m256i penstock_ends32(__m256i v) {
+        const __m256i quotes = _mm256_cmpeq_epi8(v, _mm256_set1_epi8('"')), slashes = _mm256_cmpeq_epi8(v, _mm256_set1_epi8('\\\\'));
+        return _mm256_or_si256(_mm256_or_si256(quotes, slashes), _mm256_cmpeq_epi8(_mm256_min_epu8(v, _mm256_set1_epi8(0x1F)), v));
+    }
+
+    PENSTOCK_AVX2 static size_t penstock_far_avx2(const uint8_t *p, size_t n, uint32_t *high) {
+        size_t i = 0;
+        __m256i seen = _mm256_setzero_si256();
+        for (; n - i >= 128; i += 128) {
+            const __m256i a = _mm256_loadu_si256((const __m256i *)(p + i)), b = _mm256_loadu_si256((const __m256i *)(p + i + 32));
+            const __m256i c = _mm256_loadu_si256((const __m256i *)(p + i + 64)), d = _mm256_loadu_si256((const __m256i *)(p + i + 96));
+            const __m256i left = _mm256_or_si256(penstock_ends32(a), penstock_ends32(b));
+            const __m256i ends = _mm256_or_si256(left, _mm256_or_si256(penstock_ends32(c), penstock_ends32(d)));
+            if (!_mm256_testz_si256(ends, ends)) break;
+            seen = _mm256_or_si256(seen, _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)));
+        }
+        *high |= (uint32_t)_mm256_movemask_epi8(seen);
+        for (; n - i >= 32; i += 32) {
+            const __m256i v = _mm256_loadu_si256((const __m256i *)(p + i));
+            const uint32_t ends = (uint32_t)_mm256_movemask_epi8(penstock_ends32(v)), upper = (uint32_t)_mm256_movemask_epi8(v);
+            if (ends) {
+                const int at = __builtin_ctz(ends);
+                *high |= upper & (((uint32_t)1 << at) - 1);
+                return i + (size_t)at;
+            }
+            *high |= upper;
+        }
+        for (; i < n && !penstock_ends_text(p[i]); i++) *high |= p[i] & 0x80;
+        return i;
+    }
+
+    /* Keiser and Lemire, "Validating UTF-8 in less than one instruction per byte" (2020): every fault of two bytes shows as a bit that
+       three tables, of the first byte's halves and of the second's upper half, have in common. */
+    PENSTOCK_AVX2_INLINE __m256i penstock_faults(__m256i v, __m256i before) {
+        enum { SHORT = 1, LONG = 2, OVER3 = 4, LARGE = 8, SURROGATE = 16, OVER2 = 32, LARGE1000 = 64, OVER4 = 64, TWO = 128,
+               CARRY = SHORT | LONG | TWO, BEYOND = CARRY | LARGE | LARGE1000 };
+        const __m256i first_upper = _mm256_broadcastsi128_si256(_mm_setr_epi8(LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG,
+            (char)TWO, (char)TWO, (char)TWO, (char)TWO, SHORT | OVER2, SHORT, SHORT | OVER3 | SURROGATE,
+            SHORT | LARGE | LARGE1000 | OVER4));
+        const __m256i first_lower = _mm256_broadcastsi128_si256(_mm_setr_epi8((char)(CARRY | OVER3 | OVER2 | OVER4), (char)(CARRY | OVER2),
+            (char)CARRY, (char)CARRY, (char)(CARRY | LARGE), (char)BEYOND, (char)BEYOND, (char)BEYOND, (char)BEYOND, (char)BEYOND,
+            (char)BEYOND, (char)BEYOND, (char)BEYOND, (char)(BEYOND | SURROGATE), (char)BEYOND, (char)BEYOND));
+        const __m256i second_upper = _mm256_broadcastsi128_si256(_mm_setr_epi8(SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT,
+            (char)(LONG | OVER2 | TWO | OVER3 | LARGE1000 | OVER4), (char)(LONG | OVER2 | TWO | OVER3 | LARGE),
+            (char)(LONG | OVER2 | TWO | SURROGATE | LARGE), (char)(LONG | OVER2 | TWO | SURROGATE | LARGE), SHORT, SHORT, SHORT, SHORT));
+        const __m256i half = _mm256_set1_epi8(0x0F), across = _mm256_permute2x128_si256(before, v, 0x21);
+        const __m256i one = _mm256_alignr_epi8(v, across, 15), two = _mm256_alignr_epi8(v, across, 14);
+        const __m256i three = _mm256_alignr_epi8(v, across, 13);
+        const __m256i first = _mm256_and_si256(
+            _mm256_shuffle_epi8(first_upper, _mm256_and_si256(_mm256_srli_epi16(one, 4), half)),
+            _mm256_shuffle_epi8(first_lower, _mm256_and_si256(one, half)));
+        const __m256i special = _mm256_and_si256(first, _mm256_shuffle_epi8(second_upper, _mm256_and_si256(_mm256_srli_epi16(v, 4), half)));
+        const __m256i third = _mm256_subs_epu8(two, _mm256_set1_epi8((char)(0xE0 - 0x80)));
+        const __m256i fourth = _mm256_subs_epu8(three, _mm256_set1_epi8((char)(0xF0 - 0x80)));
+        const __m256i wanted = _mm256_and_si256(_mm256_or_si256(third, fourth), _mm256_set1_epi8((char)0x80));
+        return _mm256_xor_si256(wanted, special);
+    }
+
+    PENSTOCK_AVX2 static size_t penstock_utf8_prefix_avx2(const uint8_t *p, size_t n) {
+        size_t i = 0;
+        uint8_t last[32] = {0};  /* padded with ASCII: a sequence that is cut off at the end is one that is too short */
+        __m256i before = _mm256_setzero_si256(), faults = before;
+        for (; n - i >= 32; i += 32) {
+            const __m256i v = _mm256_loadu_si256((const __m256i *)(p + i));
+            if (_mm256_movemask_epi8(_mm256_or_si256(v, before))) faults = _mm256_or_si256(faults, penstock_faults(v, before));
+            before = v;
+        }
+        memcpy(last, p + i, n - i);
+        faults = _mm256_or_si256(faults, penstock_faults(_mm256_loadu_si256((const __m256i *)last), before));
+        return _mm256_testz_si256(faults, faults) ? n : penstock_utf8_prefix(p, n);
+    }
+    #endif
+
+    typedef struct {
+        size_t (*far)(const uint8_t *, size_t, uint32_t *);
+        size_t (*utf8_prefix)(const uint8_t *, size_t);
+    } penstock_text_ways;
+    static penstock_text_ways penstock_text = {0, penstock_utf8_prefix};
+
+    static int penstock_use_avx2(int wanted) {
+    #ifdef PENSTOCK_X86
+        if (wanted && __builtin_cpu_supports("avx2")) {
+            penstock_text.far = penstock_far_avx2;
+            penstock_text.utf8_prefix = penstock_utf8_prefix_avx2;
+            return 1;
+        }
+    #endif
+        penstock_text.far = 0;
+        penstock_text.utf8_prefix = penstock_utf8_prefix;
+        return 0;
+    }
+
+    static inline size_t penstock_plain(const uint8_t *p, size_t n, uint32_t *high) {
+        size_t i = 0;
+        *high = 0;
+    #ifdef PENSTOCK_X86
+        const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\\\'), low = _mm_set1_epi8(0x1F);
+        for (; n - i >= 16; i += 16) {
+            if (i == 64 && penstock_text.far) return i + penstock_text.far(p + i, n - i, high);
+            const __m128i v = _mm_loadu_si128((const __m128i *)(p + i));
+            const __m128i special = _mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, slash));
+            const uint32_t ends = (uint32_t)_mm_movemask_epi8(_mm_or_si128(special, _mm_cmpeq_epi8(_mm_min_epu8(v, low), v)));
+            const uint32_t upper = (uint32_t)_mm_movemask_epi8(v);
+            if (ends) {
+                const int at = __builtin_ctz(ends);
+                *high |= upper & (((uint32_t)1 << at) - 1);
+                return i + (size_t)at;
+            }
+            *high |= upper;
+        }
+    #endif
+        for (; i < n && !penstock_ends_text(p[i]); i++) *high |= p[i] & 0x80;
+        return i;
+    }
+
+    static inline size_t penstock_valid(const uint8_t *p, size_t n) {
+        return n < 64 ? penstock_utf8_prefix(p, n) : penstock_text.utf8_prefix(p, n);
+    }
+
+    static inline size_t penstock_digits(const uint8_t *p, size_t n) {
+        size_t i = 0;
+    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        for (; n - i >= 8; i += 8) {  /* eight at once: how long a number is, a processor guesses badly */
+            uint64_t word;
+            memcpy(&word, p + i, 8);
+            word ^= 0x3030303030303030u;
+            word = (word | (word + 0x7676767676767676u)) & 0x8080808080808080u;
+            if (word) return i + (size_t)(__builtin_ctzll(word) >> 3);
+        }
+    #endif
+        while (i < n && p[i] >= '0' && p[i] <= '9') i++;
+        return i;
+    }
+
+    static int penstock_digits_and_space(const uint8_t *p, size_t n) {
+        size_t i = 0;
+    #ifdef PENSTOCK_X86
+        const __m128i zero = _mm_set1_epi8('0'), nine = _mm_set1_epi8(9), comma = _mm_set1_epi8(','), space = _mm_set1_epi8(' ');
+        const __m128i tab = _mm_set1_epi8('\\t'), feed = _mm_set1_epi8('\\n'), back = _mm_set1_epi8('\\r');
+        for (; n - i >= 16; i += 16) {
+            const __m128i v = _mm_loadu_si128((const __m128i *)(p + i)), digit = _mm_sub_epi8(v, zero);
+            __m128i good = _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(digit, nine), digit), _mm_cmpeq_epi8(v, comma));
+            good = _mm_or_si128(good, _mm_or_si128(_mm_cmpeq_epi8(v, space), _mm_cmpeq_epi8(v, tab)));
+            good = _mm_or_si128(good, _mm_or_si128(_mm_cmpeq_epi8(v, feed), _mm_cmpeq_epi8(v, back)));
+            if (_mm_movemask_epi8(good) != 0xFFFF) return 0;
+        }
+    #endif
+        for (; i < n; i++) {
+            const uint8_t c = p[i];
+            if (!((c >= '0' && c <= '9') || c == ',' || c == ' ' || c == '\\t' || c == '\\n' || c == '\\r')) return 0;
+        }
+        return 1;
+    }
+    """
+    # use AVX2 where the processor has it and it is wanted; whether it is used from now on
+    bint use_avx2 "penstock_use_avx2"(bint wanted) noexcept nogil
+    # bytes up to a quote, a backslash or a control character; `high`: not zero when some of them are beyond ASCII
+    size_t plain_text "penstock_plain"(const uint8_t* text, size_t length, uint32_t* high) noexcept nogil
+    # how many bytes from the start are UTF-8, in whole characters
+    size_t valid_utf8 "penstock_valid"(const uint8_t* text, size_t length) noexcept nogil
+    # how many digits it begins with
+    size_t digits "penstock_digits"(const uint8_t* text, size_t length) noexcept nogil
+    # whether there are only digits, commas and JSON's white space
+    bint digits_and_space "penstock_digits_and_space"(const uint8_t* text, size_t length) noexcept nogil

@@ -1,0 +1,83 @@
+# Token buckets in shared memory, and the journal of what each worker holds of them.
+#
+# A bucket's state is one 64-bit word: its theoretical arrival time (GCRA: the moment at which the bucket will be full again) in
+# nanoseconds, and in the low four bits the place of its limits. Limits lie in a ring of fifteen places; a change writes a place that is
+# not the one in force and then exchanges the word, arrival time rescaled and place moved in one step. So limits change for all
+# workers at the same instant, are rescaled once however many workers bring the change, and never refill a bucket. The place follows
+# from the generation: who brings the same change writes the same bytes, and who brings another writes elsewhere.
+#
+# A full bucket has no state worth keeping: when all are taken, a full one is given to the next identity. So whoever kept the index of
+# a bucket compares the identity before it takes or gives. Place 0 means not configured; for a second after it was opened such a bucket
+# counts as not full, so that it is still there when its limits come.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from _fastpath.identity_table cimport IdentityColumn
+from _fastpath.shared_memory cimport SharedMemory
+
+cdef enum:
+    PLACE_BITS = 4
+    PLACE_MASK = 15
+    LIMITS_RING = 15
+    MAXIMUM_LIMITS = 8            # of one request
+
+cdef enum Kind:
+    INPUT_TOKENS = 0
+    OUTPUT_TOKENS = 1
+    REQUESTS = 2
+
+cdef struct Limits:
+    uint64_t generation           # of the snapshot that brought them; an older one changes nothing
+    double interval               # nanoseconds a token
+    double tolerance              # nanoseconds to fill the whole bucket: burst x interval
+
+cdef struct Bucket:
+    uint64_t identity
+    uint64_t state                # arrival time << PLACE_BITS | place of the limits in force, from 1
+    Limits limits[LIMITS_RING]    # place 1 first
+    uint64_t reserved
+
+# The limits in force; place 0 has none, and who may meet it looks first.
+cdef inline Limits* _limits(Bucket* bucket, uint64_t state) noexcept nogil:
+    return &bucket.limits[((state & PLACE_MASK) or 1) - 1]
+
+cdef struct Held:
+    uint64_t bucket
+    uint64_t identity             # of the bucket when it was taken from; another by now means that the bucket was full and given away
+    int64_t tokens
+
+cdef struct JournalRecord:
+    uint64_t in_use
+    uint64_t held                 # how many of the entries below were taken
+    Held entries[MAXIMUM_LIMITS]
+
+cdef class TokenBuckets:
+    cdef SharedMemory memory
+    cdef IdentityColumn identities
+    cdef Bucket* buckets
+    cdef uint64_t capacity
+    cdef dict _unconfirmed        # place -> odd word at the last sweep
+
+    cdef int64_t take(self, Bucket* bucket, int64_t tokens, uint64_t now) noexcept nogil
+    cdef void give(self, Bucket* bucket, int64_t tokens, uint64_t now) noexcept nogil
+    cdef Bucket* _at(self, uint64_t index) except NULL
+    cdef long _take_any(self, uint64_t word, uint64_t now, uint64_t first) noexcept nogil
+
+cdef class LimitSet:
+    cdef uint32_t count
+    cdef uint64_t buckets[MAXIMUM_LIMITS]
+    cdef uint64_t identities[MAXIMUM_LIMITS]
+    cdef Kind kinds[MAXIMUM_LIMITS]
+
+cdef class Journal:
+    cdef TokenBuckets buckets
+    cdef JournalRecord* records
+    cdef uint32_t* free_records
+    cdef uint64_t free_count
+    cdef uint64_t capacity
+    cdef readonly int refused
+    cdef readonly double wait
+
+    cdef int _collect_free(self) except -1
+    cdef bint _is_stale(self, LimitSet limits, uint64_t i) except -1
+    cdef void _give(self, const Held* entry, int64_t tokens, uint64_t now) noexcept nogil
+    cdef int _give_back(self, JournalRecord* record, uint64_t now) except -1
+    cdef JournalRecord* _record(self, uint64_t handle) except NULL
