@@ -1,0 +1,76 @@
+"""What would happen to a request, without sending it: every candidate, its filters, its scores and the choice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from _fastpath.scoring import Scheduler
+from _fastpath.shared_memory import SharedMemory
+from gateway.exchange import OPERATIONS, Exchange
+from gateway.intake import scan_body
+from gateway.routing.match import match
+from gateway.scheduling.place import Hashers
+from gateway.scheduling.pool import SERVES, ServerPool
+from gateway.settings import Settings
+from gateway.world import GatewayWorld
+
+
+class Explainer:
+    """Decides as a worker would, on the shared memory that workers use; charges and learns nothing."""
+
+    def __init__(self, memory: SharedMemory, settings: Settings) -> None:
+        self._scheduler = Scheduler(memory)
+        self._hashers = Hashers(memory)
+        self._settings = settings
+
+    def explain(self, world: GatewayWorld, body: bytes, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
+        """The document of ``/debug/explain``. Raises PenstockError for a body that would be refused."""
+        lower = {name.lower(): value for name, value in headers.items()}
+        exchange = Exchange(None, None, path, OPERATIONS[path], "explain", 0.0, lower.get)
+        exchange.body = body
+        scan_body(exchange, self._settings)
+        assert exchange.scan is not None
+        matched = match(world, exchange.model, path, lower.get)
+        document: dict[str, Any] = {
+            "model": exchange.model,
+            "prompt_tokens": exchange.prompt_tokens,
+            "output_tokens": exchange.output_tokens,
+            "route": matched.route.name if matched else None,
+            "rule": matched.rule.name if matched else None,
+            "servers": [],
+        }
+        if matched is None:
+            return document
+        total = sum(target.weight for target in matched.rule.targets) or 1
+        for target in matched.rule.targets:
+            pool = world.servers.get(target.server)
+            part: dict[str, Any] = {"server": target.server, "share": target.weight / total}
+            document["servers"].append(part | (self._server(exchange, pool) if pool else {"missing": True}))
+        return document
+
+    def _server(self, exchange: Exchange, pool: ServerPool) -> dict[str, Any]:
+        assert exchange.scan is not None
+        hashes = self._hashers.prompt(exchange.body, exchange.scan, pool.server.prefix_cache)
+        decision = self._scheduler.decide(
+            pool.pool,
+            pool.policy,
+            hashes,
+            exchange.prompt_tokens,
+            exchange.output_tokens,
+            time.monotonic(),
+            SERVES,
+            None,
+            True,
+        )
+        rows = [
+            {"endpoint": placed.endpoint.name, **row}
+            for placed, row in zip(pool.endpoints, self._scheduler.explain(pool.pool), strict=True)
+        ]
+        return {
+            "policy": pool.server.scheduling.policy,
+            "blocks": len(hashes) if hashes is not None else 0,
+            "choice": pool.endpoints[decision[0]].endpoint.name if decision else None,
+            "candidates": sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0))),
+        }

@@ -1,0 +1,142 @@
+"""The rate limiter: reserves at admission, settles at the end, in buckets that all workers share."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+from _fastpath.hashing import Hasher
+from _fastpath.limit_headers import limit_headers
+from _fastpath.shared_memory import SharedMemory
+from _fastpath.token_bucket import STALE, BucketsFull, Journal, JournalFull, LimitSet, TokenBuckets
+from gateway.datastore.model import Limit, Route
+from gateway.errors import Overloaded, PenstockError, RateLimited
+
+BYTES_PER_TOKEN = 4
+"""Estimate for text that nobody has tokenised (the reference system's)."""
+_MOST_KEYS = 10_000
+_OTHER_KEYS = "\0others"
+
+logger = logging.getLogger(__name__)
+
+
+class Reservation:
+    """What one request holds of its route's limits until it is settled or cancelled."""
+
+    def __init__(self, limits: LimitSet, handle: int) -> None:
+        self.limits = limits
+        self.handle = handle
+
+
+class RateLimiter:
+    """One worker's view of every route's limits."""
+
+    def __init__(
+        self, memory: SharedMemory, worker: int, generation: Callable[[], int], clock: Callable[[], int]
+    ) -> None:
+        self._buckets = TokenBuckets(memory)
+        self._journal = Journal(memory, worker)
+        self._hasher = Hasher((0x50656E73746F636B, 0x6C696D697473))
+        self._generation = generation
+        self._clock = clock
+        self._sets: dict[str, dict[tuple[str, ...], LimitSet]] = {}
+
+    def route_changed(self, before: Route | None, after: Route | None) -> None:
+        """The datastore's call back: new limits stand at once, each bucket as full as it was; removed limits are gone."""
+        name = (after or before).name  # type: ignore[union-attr]
+        self._sets.pop(name, None)
+        if after is not None and after.limits and all(limit.key == "route" for limit in after.limits):
+            try:
+                self._limit_set(after, ("",) * len(after.limits))
+            except PenstockError:
+                pass  # logged; requests of this route are refused until a bucket is free
+
+    def reserve(
+        self,
+        route: Route,
+        header: Callable[[str], str | None],
+        tenant: str,
+        input_tokens: int,
+        output_tokens: int,
+    ) -> Reservation | None:
+        """Hold the tokens at every limit of the route, or at none. Raises RateLimited."""
+        if not route.limits:
+            return None
+        keys = tuple([_key(limit, header, tenant) for limit in route.limits])
+        limits = self._sets.get(route.name, {}).get(keys) or self._limit_set(route, keys)
+        try:
+            handle = self._journal.take(limits, input_tokens, output_tokens, self._clock())
+            if handle == STALE:
+                limits = self._limit_set(route, keys)
+                handle = self._journal.take(limits, input_tokens, output_tokens, self._clock())
+        except JournalFull as error:
+            raise _cannot_keep() from error
+        if handle < 0:
+            refusal = _refusal(route.limits[self._journal.refused], self._journal.wait)
+            refusal.extra_headers = tuple(limit_headers(self._buckets, limits, self._clock()))
+            raise refusal
+        return Reservation(limits, handle)
+
+    def headers(self, reservation: Reservation) -> list[tuple[str, str]]:
+        """``x-ratelimit-*``: the tightest limit on tokens and the one on requests, as they stand now."""
+        return limit_headers(self._buckets, reservation.limits, self._clock())
+
+    def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int) -> None:
+        """Correct to what the engine really used."""
+        self._journal.settle(reservation.limits, reservation.handle, input_tokens, output_tokens, self._clock())
+
+    def cancel(self, reservation: Reservation) -> None:
+        """Nothing was used: give everything back."""
+        self._journal.cancel(reservation.handle, self._clock())
+
+    def _limit_set(self, route: Route, keys: tuple[str, ...]) -> LimitSet:
+        limits = LimitSet([(*self._bucket(route, *one), one[0].kind) for one in zip(route.limits, keys, strict=True)])
+        known = self._sets.setdefault(route.name, {})
+        if len(known) >= _MOST_KEYS:
+            known.clear()
+        known[keys] = limits
+        return limits
+
+    def _bucket(self, route: Route, limit: Limit, key: str) -> tuple[int, int]:
+        """Place and identity of the bucket of a limit and key; one bucket for all keys that find no place of their own."""
+        now = self._clock()
+        identity = self._hasher.seed(route.name, limit.name, limit.kind, key)
+        is_keyed = key not in ("", _OTHER_KEYS)
+        try:
+            bucket = self._buckets.open(identity, now, is_keyed)
+        except BucketsFull as error:
+            if is_keyed:
+                return self._bucket(route, limit, _OTHER_KEYS)
+            logger.warning("%s", error)
+            raise _cannot_keep() from error
+        self._buckets.configure(bucket, self._generation(), limit.amount, limit.seconds, limit.burst, now)
+        return bucket, identity
+
+
+def _key(limit: Limit, header: Callable[[str], str | None], tenant: str) -> str:
+    if limit.key == "tenant":
+        return tenant
+    if limit.key == "header":
+        return header(limit.header) or ""
+    return ""
+
+
+def _cannot_keep() -> Overloaded:
+    return Overloaded("The gateway cannot keep the limits of more requests now. Try again.", retry_after=1.0)
+
+
+def _refusal(limit: Limit, wait: float) -> RateLimited:
+    what = {"input": "input tokens", "output": "output tokens", "requests": "requests"}[limit.kind]
+    if math.isinf(wait):
+        refusal = RateLimited(
+            f"This request needs more {what} than limit `{limit.name}` can ever hold ({limit.burst:g}): make it smaller."
+        )
+        refusal.retryable = False
+    else:
+        refusal = RateLimited(
+            f"Limit `{limit.name}` of {limit.amount:g} {what} in {limit.seconds:g} s is reached. Try again in {wait:.1f} s.",
+            retry_after=wait,
+        )
+    refusal.limit = limit.name
+    return refusal

@@ -1,0 +1,60 @@
+"""One leg: the request goes to one endpoint as the client sent it, save for a few members that are spliced in or out."""
+
+from __future__ import annotations
+
+import orjson
+
+from _fastpath.splice import splice, with_usage
+from gateway.exchange import Exchange
+from gateway.upstream.client import Answer, UpstreamClient
+
+_PASSED_ON = ("accept", "traceparent", "tracestate", "user-agent")
+
+
+def upstream_headers(exchange: Exchange) -> str:
+    """The lines that an engine is told: never the client's credentials, host or hop-by-hop headers."""
+    header = exchange.header
+    lines = f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {exchange.request_id}\r\n"
+    for name in _PASSED_ON:
+        value = header(name)
+        if value and value.isascii() and value.isprintable():
+            lines = f"{lines}{name}: {value}\r\n"
+        elif name == "accept":
+            lines += "accept: */*\r\n"
+    return lines
+
+
+def upstream_body(exchange: Exchange) -> bytes:
+    """The client's bytes, save for three things: the server's own model name unless an adapter was asked for, the count of tokens at
+    the end of a stream, and what no client may send.
+    """
+    scan, server = exchange.scan, exchange.server
+    assert scan is not None and server is not None and exchange.matched is not None
+    changes: dict[str, bytes | None] = {}
+    model = server.server.model
+    if model is not None and model != scan.model and not exchange.matched.is_adapter:
+        changes["model"] = orjson.dumps(model)
+    if (
+        scan.stream
+        and not scan.include_usage
+        and exchange.operation.counts_in_stream
+        and server.server.traffic.stream_usage
+    ):
+        changes["stream_options"] = with_usage(exchange.body, scan)
+        exchange.asked_for_usage = True
+    if not changes and not scan.forbidden:
+        return exchange.body
+    return splice(exchange.body, scan, changes)
+
+
+async def connect(exchange: Exchange, client: UpstreamClient) -> Answer:
+    """Send to the chosen endpoint and wait for its head."""
+    assert exchange.placement is not None
+    placed = exchange.placement.placed
+    return await client.send(
+        placed.endpoint,
+        exchange.path,
+        upstream_headers(exchange),
+        upstream_body(exchange),
+        exchange.placement.pool.server.traffic,
+    )

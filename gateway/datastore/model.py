@@ -1,0 +1,130 @@
+"""The objects that travel in snapshots: routes, servers and endpoints, already defaulted and validated by the controllers.
+
+They hold no reference back to what holds them, so the garbage collector need not look at the thousands of them (``gc=False``).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Role = Literal["both", "prefill", "decode"]
+Kind = Literal["input", "output", "requests"]
+
+
+class StringMatch(Struct, frozen=True, omit_defaults=True, gc=False):
+    """One of three ways to match a text; with none set it matches anything."""
+
+    exact: str | None = None
+    prefix: str | None = None
+    regex: str | None = None
+
+
+class Match(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a request must look like: every part that is present must match. A missing header is matched as the empty text."""
+
+    headers: dict[str, StringMatch] = {}
+    path: StringMatch | None = None
+    model: str | None = None
+
+
+class Target(Struct, frozen=True, gc=False):
+    """A server by ``namespace/name`` and its share of the rule's requests, relative to the other targets'."""
+
+    server: str
+    weight: int = 100
+
+
+class Rule(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The first rule that matches says where a request goes."""
+
+    targets: tuple[Target, ...]
+    name: str = ""
+    match: Match | None = None
+
+
+class Limit(Struct, frozen=True, omit_defaults=True, gc=False):
+    """So many tokens or requests in so many seconds, with a burst; for the whole route, each tenant, or each value of a header."""
+
+    name: str
+    kind: Kind
+    amount: float
+    seconds: float
+    burst: float
+    key: Literal["route", "tenant", "header"] = "route"
+    header: str = ""
+
+
+class Route(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Which requests go where. ``created`` orders routes of the same model name: the oldest comes first."""
+
+    name: str
+    model_name: str
+    rules: tuple[Rule, ...]
+    adapters: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    created: str = ""
+
+
+class Scheduling(Struct, frozen=True, omit_defaults=True, gc=False):
+    """How to choose among a server's endpoints."""
+
+    policy: Literal["cost", "weighted"] = "cost"
+    weights: dict[str, float] = {}
+    maximum_waiting: float = 0.0
+
+
+class PrefixCache(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What prompts are matched by: blocks of so many bytes of text, or nothing."""
+
+    mode: Literal["text", "off"] = "text"
+    block_size: int = 64
+
+
+class Traffic(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Deadlines in seconds and bounds toward one server's endpoints."""
+
+    timeout: float = 120.0
+    idle_timeout: float = 60.0
+    connect_timeout: float = 1.0
+    attempts: int = 2
+    retry_interval: float = 0.1
+    retry_budget_percent: float = 20.0
+    maximum_in_flight: int = 0
+    stream_usage: bool = True
+
+
+class Server(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A pool of engines that serve the same model. ``model`` replaces the name that the client sent, if it is set."""
+
+    name: str
+    engine: Literal["vLLM", "SGLang"] = "vLLM"
+    model: str | None = None
+    scheduling: Scheduling = Scheduling()
+    prefix_cache: PrefixCache = PrefixCache()
+    traffic: Traffic = Traffic()
+
+
+class Endpoint(Struct, frozen=True, omit_defaults=True, gc=False):
+    """One engine. ``identity`` tells it from another that gets the same address later (a pod's uid and port)."""
+
+    name: str
+    server: str
+    identity: str
+    address: str
+    port: int
+    scheme: Literal["http", "https"] = "http"
+    role: Role = "both"
+    group: str = ""
+
+    @property
+    def key(self) -> str:
+        """An endpoint may belong to several servers."""
+        return f"{self.server}#{self.name}"
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a path."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.scheme}://{host}:{self.port}"

@@ -1,0 +1,3 @@
+cdef class UsageEventFilter:
+    cdef bytes _partial
+    cpdef bytes feed(self, bytes piece)

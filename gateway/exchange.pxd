@@ -1,0 +1,25 @@
+from _fastpath.scanner cimport Scan
+from gateway.admission.limits cimport Reservation
+from gateway.routing.match cimport Matched
+from gateway.scheduling.place cimport Placement
+from gateway.scheduling.pool cimport ServerPool
+from gateway.waiting cimport Run
+
+cdef class Exchange:
+    cdef public object scope, protocol, path, operation, request_id, header, done, usage
+    cdef public str error_code, error_source, error_message
+    cdef public bytes body
+    cdef public tuple tried
+    cdef public Scan scan
+    cdef public Matched matched
+    cdef public ServerPool server
+    cdef public Reservation reservation
+    cdef public Placement placement
+    cdef public Run run
+    cdef public bint asked_for_usage, is_released, client_gone, responded
+    cdef public double started, deadline, scheduling, sent, first_byte, last_byte
+    cdef public long long bytes_in, prompt_tokens, output_tokens, status, chunks, bytes_out
+
+cdef class RequestIds:
+    cdef str _process
+    cdef long long _count

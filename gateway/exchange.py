@@ -1,0 +1,123 @@
+"""One request and all that becomes known of it on its way through the pipeline."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from _fastpath.scanner import Scan
+from gateway.admission.limits import Reservation
+from gateway.routing.match import Matched
+from gateway.scheduling.place import Placement
+from gateway.scheduling.pool import ServerPool
+from gateway.waiting import Run
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a path of the inference port does: its name for metrics, and the member that must hold the prompt."""
+
+    name: str
+    prompt: str | None
+    counts_in_stream: bool = False
+    """Whether ``stream_options.include_usage`` makes its streams end with a count of tokens."""
+
+
+OPERATIONS: dict[str, Operation] = {
+    "/v1/chat/completions": Operation("chat", "messages", counts_in_stream=True),
+    "/v1/completions": Operation("text_completion", "prompt", counts_in_stream=True),
+    "/v1/embeddings": Operation("embeddings", "input"),
+    "/v1/responses": Operation("responses", "input"),
+    "/v1/rerank": Operation("rerank", "query"),
+    "/v1/score": Operation("score", None),
+    "/v1/messages": Operation("messages", "messages"),
+    "/tokenize": Operation("tokenize", None),
+    "/detokenize": Operation("detokenize", None),
+}
+
+
+class Exchange:
+    """The one object of a request. Times are monotonic seconds, 0 for what has not happened."""
+
+    def __init__(
+        self,
+        scope: Any,
+        protocol: Any,
+        path: str,
+        operation: Operation,
+        request_id: str,
+        started: float,
+        header: Callable[[str], str | None],
+    ) -> None:
+        self.scope = scope
+        self.protocol = protocol
+        self.path = path
+        self.operation = operation
+        self.request_id = request_id
+        self.started = started
+        self.header = header
+        self.body: bytes = b""
+        """The client's bytes, until an engine answers."""
+        self.bytes_in: int = 0
+        self.scan: Scan | None = None
+        self.matched: Matched | None = None
+        self.server: ServerPool | None = None
+        self.reservation: Reservation | None = None
+        self.placement: Placement | None = None
+        self.is_released: bool = True
+        """Whether nothing is charged for it anywhere."""
+        self.run: Run | None = None
+        self.done: Callable[[], object] | None = None
+        """Tells the HTTP server that the request is over."""
+        self.deadline: float = 0.0
+        """When what it waits for itself (its body) is late, 0 for never."""
+        self.prompt_tokens: int = 0
+        self.output_tokens: int = 0
+        self.tried: tuple[int, ...] = ()
+        """Positions in the pool of the endpoints that it was sent to."""
+        self.status: int = 0
+        self.error_code: str = ""
+        self.error_source: str = ""
+        self.error_message: str = ""
+        self.asked_for_usage: bool = False
+        """The engine was asked to count tokens at the end of its stream, and the client did not ask for it."""
+        self.client_gone: bool = False
+        self.responded: bool = False
+        self.scheduling: float = 0.0
+        """Seconds that the choice of its endpoint took."""
+        self.sent: float = 0.0
+        self.first_byte: float = 0.0
+        self.last_byte: float = 0.0
+        self.chunks: int = 0
+        self.bytes_out: int = 0
+        self.usage: tuple[int, int, int] | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the client asked for a stream."""
+        return self.scan is not None and self.scan.stream
+
+    @property
+    def model(self) -> str:
+        """The model's name as the client sent it."""
+        return (self.scan.model if self.scan is not None else None) or ""
+
+
+class RequestIds:
+    """Ids of requests whose client sent none: random for the process, counted in it."""
+
+    def __init__(self) -> None:
+        self._process = secrets.token_hex(8)
+        self._count = 0
+
+    def of(self, sent: str | None) -> str:
+        """The client's own id if it is well formed, else a new one."""
+        if sent is not None and _REQUEST_ID.fullmatch(sent):
+            return sent
+        self._count += 1
+        return f"req_{self._process}{self._count:08x}"

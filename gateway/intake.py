@@ -1,0 +1,162 @@
+"""From a connection to a checked request: the body within bounds, scanned once, and what is estimated of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from _fastpath.scanner import Forbidden, ScanError, scan
+from gateway.admission.limits import BYTES_PER_TOKEN
+from gateway.errors import ClientError, Overloaded, RequestTimeout, TooLarge, UnsupportedMedia
+from gateway.exchange import Exchange
+from gateway.settings import Requests, Settings
+
+LARGEST_WHOLE = 1 << 20
+"""A body that announces no more is taken from RSGI in one piece; a larger one is counted while it comes."""
+PATIENCE_SECONDS = 1.0
+"""A body on its way for less is not given up for another's."""
+_CLOSE = (("connection", "close"),)
+
+
+class BodyLedger:
+    """Bytes of bodies that this worker holds, and whose body is still on its way."""
+
+    def __init__(self, most: int, clock: Callable[[], float]) -> None:
+        self._most = most
+        self._clock = clock
+        self._arriving: dict[int, tuple[Exchange, float]] = {}
+        self.held = 0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Its body is on its way."""
+        self._arriving[id(exchange)] = (exchange, self._clock())
+
+    def end(self, exchange: Exchange) -> None:
+        """It has come, or never will."""
+        self._arriving.pop(id(exchange), None)
+
+    def take(self, count: int) -> None:
+        """Room for so many bytes; when there is none, the body that has been on its way for longest is given up. Raises Overloaded."""
+        while self.held + count > self._most:
+            if not self._give_up_one():
+                raise Overloaded("This gateway holds as many request bodies as it may. Try again.", retry_after=1.0)
+        self.held += count
+
+    def give(self, count: int) -> None:
+        """They were sent on, or refused."""
+        self.held -= count
+
+    def _give_up_one(self) -> bool:
+        for identity, (exchange, since) in self._arriving.items():
+            if self._clock() - since < PATIENCE_SECONDS:
+                return False  # those behind it came later
+            if exchange.run is not None:
+                del self._arriving[identity]
+                exchange.run.throw(
+                    RequestTimeout(
+                        "The body came too slowly while the gateway had no room for others.", extra_headers=_CLOSE
+                    )
+                )
+                return True
+        return False
+
+
+def check_headers(exchange: Exchange, requests: Requests) -> None:
+    """Refuse what can be refused before the body is read."""
+    encoding = exchange.header("content-encoding")
+    if encoding and encoding.lower() != "identity":
+        raise UnsupportedMedia(
+            f"Bodies with content-encoding `{encoding[:40]}` are not accepted: send JSON as it is.",
+            extra_headers=_CLOSE,
+        )
+    content_type = exchange.header("content-type") or ""
+    if content_type.startswith("multipart/"):
+        raise UnsupportedMedia(f"`{exchange.path}` takes a JSON body, not {content_type[:40]}.", extra_headers=_CLOSE)
+    length = exchange.header("content-length")
+    if length is not None and length.isdigit() and int(length) > requests.body_bytes:
+        raise _too_large(requests)
+
+
+async def read_body(exchange: Exchange, requests: Requests, ledger: BodyLedger) -> None:
+    """The whole body, counted. Raises TooLarge, RequestTimeout (from the worker's timer) and Overloaded."""
+    announced = exchange.header("content-length")
+    length = int(announced) if announced is not None and announced.isdigit() else None
+    ledger.begin(exchange)
+    try:
+        if length is not None and length <= LARGEST_WHOLE:
+            await _read_whole(exchange, length, ledger)
+        else:
+            await _read_pieces(exchange, length, requests, ledger)
+    except (RuntimeError, OSError) as error:
+        raise _broke_off() from error
+    finally:
+        exchange.deadline = 0.0
+        ledger.end(exchange)
+
+
+async def _read_whole(exchange: Exchange, length: int, ledger: BodyLedger) -> None:
+    ledger.take(length)
+    try:
+        exchange.body = await exchange.protocol()
+    finally:
+        ledger.give(length - len(exchange.body))
+
+
+async def _read_pieces(exchange: Exchange, length: int | None, requests: Requests, ledger: BodyLedger) -> None:
+    pieces: list[bytes] = []
+    taken = empty = 0
+    try:
+        iterator = aiter(exchange.protocol)
+        while True:
+            # not `async for`: compiled, it does not take an end that RSGI raises before there is anything to wait for
+            try:
+                piece = await anext(iterator)
+            except StopAsyncIteration:
+                break
+            empty += not piece
+            if taken + len(piece) > requests.body_bytes:
+                raise _too_large(requests)
+            ledger.take(len(piece))
+            taken += len(piece)
+            pieces.append(piece)
+        # RSGI gives one empty piece for the end, and one more for whatever went wrong before it
+        if empty > 1 or (length is not None and taken != length):
+            raise _broke_off()
+    except BaseException:
+        ledger.give(taken)
+        raise
+    exchange.body = b"".join(pieces)
+
+
+def scan_body(exchange: Exchange, settings: Settings, forbidden: Forbidden | None = None) -> None:
+    """Check the body and note what routing, limits and scheduling need, and where members stand that no client may send.
+
+    Raises ClientError that names the member.
+    """
+    requests = settings.requests
+    if not exchange.body:
+        raise ClientError("The request has no body: send a JSON object.", code="invalid_json")
+    try:
+        found = scan(exchange.body, requests.json_depth, requests.json_members, requests.json_digits, forbidden)
+    except ScanError as error:
+        raise ClientError(f"Invalid body: {error.message}.", code=error.code, parameter=error.field) from error
+    exchange.scan = found
+    if not found.model:
+        raise ClientError("`model` is missing.", code="missing_required_parameter", parameter="model")
+    wanted = exchange.operation.prompt
+    if wanted is not None and not found.has(wanted):
+        raise ClientError(f"`{wanted}` is missing.", code="missing_required_parameter", parameter=wanted)
+    if found.prompt_is_tokens:
+        exchange.prompt_tokens = found.prompt_tokens
+    else:
+        exchange.prompt_tokens = max(1, (found.prompt_end - found.prompt_start) // BYTES_PER_TOKEN)
+    expected = settings.expected_output_tokens
+    each = expected if found.max_tokens < 0 else min(found.max_tokens, expected)
+    exchange.output_tokens = each * max(1, min(found.choices, 128))
+
+
+def _broke_off() -> ClientError:
+    return ClientError("The body broke off.", code="invalid_body", extra_headers=_CLOSE)
+
+
+def _too_large(requests: Requests) -> TooLarge:
+    return TooLarge(f"The body is larger than {requests.body_bytes} bytes.", extra_headers=_CLOSE)

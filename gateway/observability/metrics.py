@@ -1,0 +1,184 @@
+"""The metrics of the request path: names, labels, and the one call that counts a finished request.
+
+Labels come from configuration or fixed words alone: a model's name that no route has is ``_unknown``.
+"""
+
+from __future__ import annotations
+
+from math import nan
+
+from _fastpath.counters import Counters
+from _fastpath.shared_memory import SharedMemory
+from gateway.exchange import Exchange
+
+REQUEST_SECONDS = (
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68,
+)  # fmt: skip
+FIRST_TOKEN_SECONDS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+SCHEDULE_SECONDS = (0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.01)
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+
+Family = tuple[str, tuple[str, ...], tuple[float, ...]]
+
+FAMILIES: tuple[Family, ...] = (
+    ("penstock_requests_total", ("model", "route", "server", "operation", "code", "error_type"), ()),
+    ("penstock_request_duration_seconds", ("model", "route", "server", "operation", "code_class"), REQUEST_SECONDS),
+    ("penstock_time_to_first_token_seconds", ("model", "server", "operation"), FIRST_TOKEN_SECONDS),
+    ("penstock_time_per_output_token_seconds", ("model", "server"), TOKEN_SECONDS),
+    ("penstock_overhead_seconds", ("operation",), OVERHEAD_SECONDS),
+    ("penstock_tokens_total", ("model", "server", "type"), ()),
+    ("penstock_tokens_estimated_total", ("model",), ()),
+    ("penstock_prefix_match_ratio", ("model",), RATIOS),
+    ("penstock_upstream_retries_total", ("server", "reason"), ()),
+    ("penstock_client_cancelled_total", ("model", "phase"), ()),
+    ("penstock_ratelimit_decisions_total", ("route", "limit", "decision"), ()),
+    ("penstock_client_retries_total", ("model",), ()),
+    ("penstock_inter_token_latency_seconds", ("model", "server"), TOKEN_SECONDS),
+    ("penstock_schedule_duration_seconds", ("policy",), SCHEDULE_SECONDS),
+    ("penstock_schedule_decisions_total", ("model", "policy", "outcome"), ()),
+)
+HELP = {
+    "penstock_requests_total": "Requests by outcome; code 499 is a client that left.",
+    "penstock_request_duration_seconds": "From the head of a request to the last byte of its answer.",
+    "penstock_time_to_first_token_seconds": "From the head of a request to the first byte of its answer.",
+    "penstock_time_per_output_token_seconds": "Mean time between tokens of a streamed answer.",
+    "penstock_overhead_seconds": "What the gateway itself took before the request went to an engine.",
+    "penstock_tokens_total": "Tokens as the engines counted them.",
+    "penstock_tokens_estimated_total": "Prompt tokens of requests whose engine did not count them.",
+    "penstock_prefix_match_ratio": "Share of a prompt's blocks that the chosen endpoint was expected to hold.",
+    "penstock_upstream_retries_total": "Requests sent to a further endpoint, by what went wrong at the one before.",
+    "penstock_client_cancelled_total": "Clients that left before their answer was whole.",
+    "penstock_ratelimit_decisions_total": "Requests refused by a limit.",
+    "penstock_inter_token_latency_seconds": "Time between two pieces of a streamed answer, as they came from the engine.",
+    "penstock_schedule_duration_seconds": "What the choice of an endpoint took.",
+    "penstock_schedule_decisions_total": "Choices of an endpoint; outcome is `chosen`, or why nobody was.",
+    "penstock_client_retries_total": "Requests that their SDK called a retry.",
+}
+_INDEX = {name: position for position, (name, _, _) in enumerate(FAMILIES)}
+UNKNOWN = "_unknown"
+_MOST_KINDS = 10_000
+
+
+class RequestMetrics:
+    """Counts the requests of one worker."""
+
+    def __init__(self, memory: SharedMemory, worker: int) -> None:
+        self._counters = Counters(memory, worker, FAMILIES)
+        self._handles: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._gaps: dict[tuple[str, str], int] = {}
+
+    def _series(self, name: str, *labels: str) -> int:
+        return self._counters.series(_INDEX[name], labels)
+
+    def finished(self, exchange: Exchange, now: float) -> None:
+        """Count a request that is over."""
+        started, sent, first = exchange.started, exchange.sent, exchange.first_byte
+        usage, placement = exchange.usage, exchange.placement
+        ratio = placement.match_ratio if first and placement is not None else None
+        tokens_out = usage[1] if usage is not None else exchange.chunks
+        self._counters.record_row(
+            self._handles_of(exchange),
+            (
+                1.0,
+                now - started,
+                sent - started if sent else nan,
+                exchange.scheduling if sent else nan,
+                1.0 if sent else nan,
+                first - started if first else nan,
+                ratio if ratio is not None else nan,
+                exchange.prompt_tokens if first and usage is None else nan,
+                usage[0] if first and usage is not None else nan,
+                usage[1] if first and usage is not None else nan,
+                usage[2] if first and usage is not None else nan,
+                (exchange.last_byte - first) / (tokens_out - 1)
+                if first and tokens_out > 1 and exchange.is_stream
+                else nan,
+            ),
+        )
+        if exchange.client_gone:
+            phase = "decode" if first else "prefill" if sent else "queued"
+            self._count("penstock_client_cancelled_total", _model(exchange), phase)
+        if exchange.header("x-stainless-retry-count") not in (None, "0"):
+            self._count("penstock_client_retries_total", _model(exchange))
+
+    def _count(self, name: str, *labels: str) -> None:
+        self._counters.record(((self._series(name, *labels), 1.0),))
+
+    def _handles_of(self, exchange: Exchange) -> tuple[int, ...]:
+        matched, pool = exchange.matched, exchange.server
+        key = (
+            _model(exchange),
+            matched.route.route.name if matched is not None else None,
+            (pool.server.name, pool.server.scheduling.policy) if pool is not None else None,
+            exchange.operation.name,
+            exchange.status,
+            exchange.error_code,
+        )
+        found = self._handles.get(key)
+        if found is None:
+            if len(self._handles) >= _MOST_KINDS:
+                self._handles.clear()
+            found = self._handles[key] = self._make_handles(exchange, key[0])
+        return found
+
+    def _make_handles(self, exchange: Exchange, model: str) -> tuple[int, ...]:
+        """The series of all requests of one kind and outcome, in the order in which :meth:`finished` has their values."""
+        route = exchange.matched.route.name if exchange.matched is not None else ""
+        server = exchange.server.server.name if exchange.server is not None else ""
+        policy = exchange.server.server.scheduling.policy if exchange.server is not None else ""
+        operation, code = exchange.operation.name, str(exchange.status)
+        series = self._series
+        return (
+            series("penstock_requests_total", model, route, server, operation, code, exchange.error_code),
+            series("penstock_request_duration_seconds", model, route, server, operation, f"{code[0]}xx"),
+            series("penstock_overhead_seconds", operation),
+            series("penstock_schedule_duration_seconds", policy),
+            series("penstock_schedule_decisions_total", model, policy, "chosen"),
+            series("penstock_time_to_first_token_seconds", model, server, operation),
+            series("penstock_prefix_match_ratio", model),
+            series("penstock_tokens_estimated_total", model),
+            series("penstock_tokens_total", model, server, "input"),
+            series("penstock_tokens_total", model, server, "output"),
+            series("penstock_tokens_total", model, server, "cached"),
+            series("penstock_time_per_output_token_seconds", model, server),
+        )
+
+    def gap_series(self, exchange: Exchange) -> int:
+        """Where the times between two pieces of this stream are counted."""
+        assert exchange.server is not None
+        key = (exchange.model, exchange.server.server.name)
+        series = self._gaps.get(key)
+        if series is None:
+            series = self._gaps[key] = self._series("penstock_inter_token_latency_seconds", *key)
+        return series
+
+    def gap(self, series: int, seconds: float) -> None:
+        """Count the time between two pieces of a stream."""
+        self._counters.record(((series, seconds),))
+
+    def unplaced(self, exchange: Exchange, reason: str) -> None:
+        """Count a request for which there was no endpoint."""
+        policy = exchange.server.server.scheduling.policy if exchange.server is not None else ""
+        series = self._series("penstock_schedule_decisions_total", _model(exchange), policy, reason)
+        self._counters.record(((series, 1.0),))
+
+    def elsewhere(self, operation: str, status: int, code: str) -> None:
+        """Count a request that was answered without an engine."""
+        series = self._series("penstock_requests_total", UNKNOWN, "", "", operation, str(status), code)
+        self._counters.record(((series, 1.0),))
+
+    def retried(self, server: str, reason: str) -> None:
+        """Count a request that goes to a further endpoint."""
+        self._counters.record(((self._series("penstock_upstream_retries_total", server, reason), 1.0),))
+
+    def limited(self, route: str, limit: str) -> None:
+        """Count a request that a limit refused."""
+        self._counters.record(((self._series("penstock_ratelimit_decisions_total", route, limit, "refused"), 1.0),))
+
+
+def _model(exchange: Exchange) -> str:
+    return exchange.model if exchange.matched is not None else UNKNOWN

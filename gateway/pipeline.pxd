@@ -1,0 +1,36 @@
+from gateway.admission.limits cimport RateLimiter
+from gateway.deadlines cimport Deadlines
+from gateway.exchange cimport Exchange
+from gateway.intake cimport BodyLedger
+from gateway.observability.metrics cimport RequestMetrics
+from gateway.reply cimport Replier
+from gateway.scheduling.place cimport Placer
+from gateway.upstream.retry cimport RetryBudget
+from gateway.waiting cimport Run
+
+cdef class Parts:
+    cdef readonly object settings, world, sockets, clock, wall
+    cdef public object random
+    cdef readonly RateLimiter limiter
+    cdef readonly Placer placer
+    cdef readonly object client
+    cdef readonly RequestMetrics metrics
+    cdef readonly object access_log
+    cdef readonly Deadlines deadlines
+
+cdef class Pipeline:
+    cdef readonly Parts _parts
+    cdef object _requests
+    cdef Replier _replier
+    cdef readonly BodyLedger _bodies
+    cdef object _forbidden
+    cdef RetryBudget _budget
+    cdef dict _exchanges
+    cdef public bint draining
+    cpdef _refuse_when_draining(self)
+    cpdef _match(self, Exchange exchange)
+    cpdef _limit(self, Exchange exchange)
+    cpdef _split(self, Exchange exchange)
+    cpdef _release(self, Exchange exchange)
+    cpdef _let_go_of_body(self, Exchange exchange)
+    cpdef _finish(self, Exchange exchange)

@@ -1,0 +1,201 @@
+"""From an engine's answer to the client: whole when it is short, streamed when it is not; never as if whole when it is not."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+from _fastpath.usage import scan_usage
+from gateway import errors
+from gateway.admission.limits import RateLimiter
+from gateway.downstream.client_socket import ClientSocket, ClientSockets
+from gateway.downstream.stream import ClientStream
+from gateway.downstream.usage_event import UsageEventFilter
+from gateway.errors import ClientGone, Draining, PenstockError
+from gateway.exchange import Exchange
+from gateway.observability.metrics import RequestMetrics
+from gateway.settings import Settings
+from gateway.upstream.client import Answer
+
+LARGEST_WHOLE = 1 << 20
+"""An answer of up to this many bytes is read whole before its head goes out, so that a broken one can still be an error."""
+_TAIL_BYTES = 4096
+_EVENT = b"data: {"
+
+
+class Replier:
+    """Sends answers and errors to clients."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: ClientSockets,
+        limiter: RateLimiter,
+        metrics: RequestMetrics,
+        clock: Callable[[], float],
+        first_token: Callable[[Exchange], None],
+    ) -> None:
+        self._settings = settings
+        self._limiter = limiter
+        self._metrics = metrics
+        self._sockets = sockets
+        self._clock = clock
+        self._first_token = first_token
+
+    async def answer(self, exchange: Exchange, answer: Answer) -> None:
+        """Pass an engine's answer on. Raises UpstreamError only while the client has seen nothing."""
+        exchange.status = answer.status
+        if answer.is_event_stream or (answer.length is not None and answer.length > LARGEST_WHOLE):
+            await self._stream(exchange, answer, b"")
+            return
+        body = await answer.whole(LARGEST_WHOLE)
+        if body:
+            self.note(exchange, len(body))
+        if not answer.is_complete:
+            await self._stream(exchange, answer, body)
+            return
+        exchange.usage = scan_usage(body[-_TAIL_BYTES:]) if answer.status == 200 else None
+        self.whole(exchange, answer.status, self._headers(exchange, answer), body)
+
+    def whole(self, exchange: Exchange, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """Send an answer that is complete. Raises ClientGone."""
+        exchange.status = status
+        exchange.responded = True
+        exchange.last_byte = self._clock()
+        exchange.bytes_out = len(body)
+        try:
+            exchange.protocol.response_bytes(status, headers, body)
+        except Exception as error:
+            raise ClientGone from error
+
+    def refuse(self, exchange: Exchange, error: PenstockError) -> None:
+        """Send an error."""
+        note(exchange, error)
+        headers = [*errors.headers(error), ("x-request-id", exchange.request_id)]
+        self.whole(exchange, error.status, self._with_details(exchange, headers), errors.body(error))
+
+    async def _stream(self, exchange: Exchange, answer: Answer, before: bytes) -> None:
+        headers = self._headers(exchange, answer)
+        exchange.responded = True
+        try:
+            transport = exchange.protocol.response_stream(answer.status, headers)
+        except Exception as error:
+            raise ClientGone from error
+        client = ClientSocket(exchange.scope.client, exchange.started, self._sockets)
+        stream = ClientStream(transport, client, self._settings.streams, answer, self._clock)
+        events = answer.is_event_stream
+        # no closure: it would hold itself and the client's stream, which ends when nobody holds it any more
+        way = Forwarding(self, exchange, stream, events, self._metrics)
+        try:
+            if before:
+                way.tail.add(before)
+                stream.send(before)
+            await answer.forward(way.take)
+            way.end()
+        except PenstockError as error:
+            note(exchange, error)
+            await stream.fail(errors.stream_event(error) if events else b"")
+        except ClientGone:
+            raise  # cut already, or nobody is there to be told
+        except BaseException:
+            if not exchange.client_gone:
+                shutting_down = Draining("This gateway shuts down.")
+                await stream.fail(errors.stream_event(shutting_down) if events else b"")
+            raise
+        finally:
+            stream.close()
+        exchange.usage = scan_usage(way.tail.text())
+
+    def note(self, exchange: Exchange, size: int) -> None:
+        """A piece of the answer is there; with the first one the prompt is computed."""
+        now = self._clock()
+        if not exchange.first_byte:
+            exchange.first_byte = now
+            self._first_token(exchange)
+        exchange.last_byte = now
+        exchange.bytes_out += size
+
+    def _headers(self, exchange: Exchange, answer: Answer) -> list[tuple[str, str]]:
+        headers = [*answer.headers, ("x-request-id", exchange.request_id)]
+        if exchange.reservation is not None:
+            headers += self._limiter.headers(exchange.reservation)
+        return self._with_details(exchange, headers)
+
+    def _with_details(self, exchange: Exchange, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        if self._settings.response_details and exchange.placement is not None:
+            overhead = (exchange.sent - exchange.started) * 1000
+            first = ((exchange.first_byte or self._clock()) - exchange.sent) * 1000
+            headers.append(("x-penstock-endpoint", exchange.placement.placed.endpoint.name))
+            headers.append(("server-timing", f"penstock;dur={overhead:.3f}, engine;dur={first:.3f}"))
+        return headers
+
+
+class Forwarding:
+    """A stream on its way: each piece is noted, its text kept as far as it may say what was used, and sent on as it was read."""
+
+    def __init__(
+        self, replier: Replier, exchange: Exchange, stream: ClientStream, events: bool, metrics: RequestMetrics
+    ) -> None:
+        self.tail = Tail()
+        self._replier = replier
+        self._exchange = exchange
+        self._stream = stream
+        self._events = events
+        self._metrics = metrics
+        self._gaps = metrics.gap_series(exchange)
+        self._hidden = UsageEventFilter() if events and exchange.asked_for_usage else None
+
+    def take(self, piece: bytes) -> None:
+        """The next piece. Raises ClientGone."""
+        exchange = self._exchange
+        earlier = exchange.last_byte
+        self._replier.note(exchange, len(piece))
+        if earlier:
+            self._metrics.gap(self._gaps, exchange.last_byte - earlier)
+        if self._events:
+            exchange.chunks += piece.count(_EVENT)
+        self.tail.add(piece)
+        if self._hidden is not None:
+            piece = self._hidden.feed(piece)
+        if piece:
+            self._stream.send(piece)
+
+    def end(self) -> None:
+        """The engine has said all. Raises ClientGone."""
+        if self._hidden is not None and (rest := self._hidden.end()):
+            self._stream.send(rest)
+
+
+class Tail:
+    """The last bytes of a stream, where engines say what they counted."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, piece: bytes) -> None:
+        """The next piece; those that are too far back are dropped."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        while self._size - len(self._pieces[0]) >= _TAIL_BYTES:
+            self._size -= len(self._pieces.popleft())
+
+    def text(self) -> bytes:
+        """Up to 4 KB."""
+        return b"".join(self._pieces)[-_TAIL_BYTES:]
+
+
+def note(exchange: Exchange, error: PenstockError) -> None:
+    """What log and metrics say of a failed exchange."""
+    exchange.status = error.status
+    exchange.error_code = error.code
+    exchange.error_source = error.source
+    exchange.error_message = error.message
+
+
+def estimated_output(exchange: Exchange) -> int:
+    """Tokens of an answer whose engine did not count them: events of a stream, or text by its length."""
+    if exchange.chunks:
+        return exchange.chunks
+    return math.ceil(exchange.bytes_out / 4) if exchange.status == 200 else 0

@@ -1,0 +1,13 @@
+cdef class CompiledRule:
+    cdef readonly object rule, model, path
+    cdef readonly tuple headers
+
+cdef class CompiledRoute:
+    cdef readonly object route
+    cdef readonly tuple rules
+    cdef readonly str name
+
+cdef class Matched:
+    cdef readonly CompiledRoute route
+    cdef readonly object rule
+    cdef readonly bint is_adapter

@@ -1,0 +1,108 @@
+"""Which rule of which route a request matches.
+
+Routes of the model name come first, the oldest first; routes that name it as an adapter only when there is none. In a route the first
+matching rule wins; a route without one leaves the request to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import re2
+
+from gateway.datastore.model import Match, Route, Rule, StringMatch
+
+TextTest = Callable[[str], bool]
+Headers = Callable[[str], str | None]
+"""Value of a header by its lower-case name."""
+
+
+class CompiledRule:
+    """A rule whose patterns are compiled."""
+
+    def __init__(
+        self, rule: Rule, model: str | None, path: TextTest | None, headers: tuple[tuple[str, TextTest], ...]
+    ) -> None:
+        self.rule = rule
+        self.model = model
+        self.path = path
+        self.headers = headers
+
+    def matches(self, model: str, path: str, headers: Headers) -> bool:
+        """Whether every part that is present matches."""
+        if self.model is not None and self.model != model:
+            return False
+        if self.path is not None and not self.path(path):
+            return False
+        for name, test in self.headers:  # noqa: SIM110 - a generator costs more than most rules do
+            if not test(headers(name) or ""):
+                return False
+        return True
+
+
+class CompiledRoute:
+    """A route as the request path reads it."""
+
+    def __init__(self, route: Route, rules: tuple[CompiledRule, ...]) -> None:
+        self.route = route
+        self.rules = rules
+        self.name = route.name
+        """``namespace/name``."""
+
+
+class Routes(Protocol):
+    """The part of a world that matching reads."""
+
+    @property
+    def by_model(self) -> dict[str, tuple[CompiledRoute, ...]]: ...
+    @property
+    def by_adapter(self) -> dict[str, tuple[CompiledRoute, ...]]: ...
+
+
+class Matched:
+    """A route, its rule, and whether the model's name is an adapter of it."""
+
+    def __init__(self, route: CompiledRoute, rule: Rule, is_adapter: bool) -> None:
+        self.route = route
+        self.rule = rule
+        self.is_adapter = is_adapter
+
+
+def compile_route(route: Route) -> CompiledRoute:
+    """Compile a route's patterns, in linear-time regular expressions. Raises re2.error for an invalid one."""
+    return CompiledRoute(route, tuple(_compile_rule(rule) for rule in route.rules))
+
+
+def match(routes: Routes, model: str, path: str, headers: Headers) -> Matched | None:
+    """The first rule that matches, None when there is none."""
+    is_adapter = model not in routes.by_model
+    candidates = routes.by_adapter.get(model, ()) if is_adapter else routes.by_model[model]
+    for route in candidates:
+        for rule in route.rules:
+            if rule.matches(model, path, headers):
+                return Matched(route, rule.rule, is_adapter)
+    return None
+
+
+def _compile_rule(rule: Rule) -> CompiledRule:
+    wanted = rule.match or Match()
+    return CompiledRule(
+        rule=rule,
+        model=wanted.model,
+        path=None if wanted.path is None else compile_text(wanted.path),
+        headers=tuple((name.lower(), compile_text(test)) for name, test in wanted.headers.items()),
+    )
+
+
+def compile_text(wanted: StringMatch) -> TextTest:
+    """A test of one text; exact comes before prefix before regex, and with none of them anything matches."""
+    if wanted.exact is not None:
+        return wanted.exact.__eq__
+    if wanted.prefix is not None:
+        prefix = wanted.prefix
+        return lambda text: text.startswith(prefix)
+    if wanted.regex is not None:
+        pattern = re2.compile(wanted.regex)
+        return lambda text: pattern.search(text) is not None
+    return lambda _: True

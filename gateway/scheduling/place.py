@@ -1,0 +1,114 @@
+"""Places a request on an endpoint: chooses, charges and learns in one compiled call, and releases once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from _fastpath.hashing import BlockHashes, Hasher
+from _fastpath.scanner import Scan
+from _fastpath.scoring import Scheduler
+from _fastpath.shared_memory import SharedMemory
+from gateway.datastore.model import PrefixCache
+from gateway.errors import NoEndpoint, PenstockError, QueueFull
+from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
+
+
+class Placement:
+    """The endpoint that was chosen, and what was charged for it."""
+
+    def __init__(
+        self,
+        pool: ServerPool,
+        position: int,
+        blocks: int,
+        matched_blocks: int,
+        prefill_tokens: int,
+        output_tokens: int,
+    ) -> None:
+        self.pool = pool
+        self.position = position
+        self.blocks = blocks
+        self.matched_blocks = matched_blocks
+        self.prefill_tokens = prefill_tokens
+        self.output_tokens = output_tokens
+        self.has_first_token = False
+        self.placed: PlacedEndpoint = pool.endpoints[position]
+        """The endpoint itself."""
+
+    @property
+    def match_ratio(self) -> float | None:
+        """Share of the prompt's blocks that the endpoint was expected to hold; None for a prompt without a whole block."""
+        return self.matched_blocks / self.blocks if self.blocks else None
+
+
+class Placer:
+    """One worker's scheduler."""
+
+    def __init__(self, memory: SharedMemory, worker: int, clock: Callable[[], float]) -> None:
+        self._scheduler = Scheduler(memory, worker)
+        self._hashers = Hashers(memory)
+        self._clock = clock
+
+    def hash_prompt(self, server: ServerPool, body: bytes, found: Scan) -> BlockHashes | None:
+        """The hashes that a server matches prompts by; computed once a request, however often it is placed."""
+        return self._hashers.prompt(body, found, server.server.prefix_cache)
+
+    def place(
+        self,
+        server: ServerPool,
+        hashes: BlockHashes | None,
+        prompt_tokens: int,
+        output_tokens: int,
+        tried: Sequence[int],
+    ) -> Placement:
+        """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull."""
+        decision = self._scheduler.decide(
+            server.pool, server.policy, hashes, prompt_tokens, output_tokens, self._clock(), SERVES, tried
+        )
+        if decision is None:
+            raise refusal(server, self._scheduler.filtered(server.pool))
+        position, matched_blocks, prefill_tokens = decision
+        blocks = len(hashes) if hashes is not None else 0
+        return Placement(server, position, blocks, matched_blocks, prefill_tokens, output_tokens)
+
+    def first_token(self, placement: Placement) -> None:
+        """The prompt is computed: it weighs on the endpoint no more."""
+        placement.has_first_token = True
+        self._scheduler.first_token(placement.pool.pool, placement.position, placement.prefill_tokens)
+
+    def release(self, placement: Placement) -> None:
+        """The endpoint is done with the request."""
+        prefill = 0 if placement.has_first_token else placement.prefill_tokens
+        self._scheduler.release(placement.pool.pool, placement.position, prefill, placement.output_tokens)
+
+
+class Hashers:
+    """Prompt hashes, by the block size that a server asks for."""
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self._key = memory.hash_key
+        self._by_size: dict[int, Hasher] = {}
+
+    def prompt(self, body: bytes, found: Scan, cache: PrefixCache) -> BlockHashes | None:
+        """Hashes of the prompt as it stands in the body; model and tools are part of every hash."""
+        if cache.mode == "off" or found.prompt_end == 0:
+            return None
+        hasher = self._by_size.get(cache.block_size)
+        if hasher is None:
+            hasher = self._by_size[cache.block_size] = Hasher(self._key, cache.block_size)
+        tools = found.span("tools")
+        seed = hasher.seed(found.model or "", body[tools[0] : tools[1]] if tools is not None else b"")
+        return hasher.hash_text(body, found.prompt_start, found.prompt_end, seed)
+
+
+def refusal(server: ServerPool, filtered: dict[str, int]) -> PenstockError:
+    """Why nobody can take the request."""
+    name = server.server.name
+    if not server.endpoints:
+        return NoEndpoint(f"ModelServer `{name}` has no ready endpoint.", retry_after=5.0)
+    busy = filtered.get("full", 0) + filtered.get("waiting", 0)
+    if busy:
+        return QueueFull(
+            f"All {busy} endpoints of ModelServer `{name}` have as many requests as they may.", retry_after=1.0
+        )
+    return NoEndpoint(f"No endpoint of ModelServer `{name}` can take the request.", retry_after=1.0)

@@ -1,0 +1,7 @@
+from _fastpath.scoring cimport Policy, Pool
+
+cdef class ServerPool:
+    cdef readonly object server
+    cdef readonly tuple endpoints
+    cdef readonly Pool pool
+    cdef readonly Policy policy

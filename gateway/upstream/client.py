@@ -1,0 +1,118 @@
+"""The HTTP client toward engines: HTTP/1.1 over the loop's transports, kept connections, one write a request, nothing re-encoded."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+from gateway.datastore.model import Endpoint, Traffic
+from gateway.deadlines import Deadlines
+from gateway.errors import UpstreamError, UpstreamTimeout
+from gateway.upstream.connection import Answer, Connection
+from gateway.upstream.pool import Pool
+
+__all__ = ["Answer", "UpstreamClient"]
+
+
+class UpstreamClient:
+    """Sends requests to engines. One a worker, made inside its event loop.
+
+    ``authorities`` is a file of PEM certificates that engines' certificates must lead to, the system's when it is empty. It is read once.
+    """
+
+    def __init__(
+        self, deadlines: Deadlines, clock: Callable[[], float] = time.monotonic, authorities: str = ""
+    ) -> None:
+        self._authorities = authorities
+        self._deadlines = deadlines
+        self._clock = clock
+        self._pool = Pool()
+        self._tls: ssl.SSLContext | None = None
+
+    async def send(self, endpoint: Endpoint, path: str, headers: str, body: bytes, traffic: Traffic) -> Answer:
+        """Send a request and wait for the answer's head; ``headers`` are whole lines.
+
+        Raises UpstreamError (retryable when not a byte of an answer came) and UpstreamTimeout. A kept connection that the engine had
+        closed in the meantime is no failure of the engine: the request goes out once more on a fresh one.
+        """
+        head = _head(endpoint, path, headers, len(body))
+        connection = self._pool.take(endpoint)
+        if connection is not None:
+            try:
+                return await self._exchange(connection, head, body, traffic)
+            except UpstreamTimeout:
+                raise
+            except UpstreamError as error:
+                if not error.retryable:
+                    raise
+        return await self._exchange(await self._connect(endpoint, traffic), head, body, traffic)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._pool.close()
+
+    async def _exchange(self, connection: Connection, head: bytes, body: bytes, traffic: Traffic) -> Answer:
+        answer = Answer(connection, traffic.timeout, traffic.idle_timeout)
+        connection.wait_until(self._clock() + traffic.timeout)
+        connection.send(head, body, answer)
+        try:
+            await answer.wait_for_head()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    async def _connect(self, endpoint: Endpoint, traffic: Traffic) -> Connection:
+        # a task of its own: connecting is rare, and a run of the request path has no deadlines of asyncio's
+        connecting = asyncio.get_running_loop().create_task(self._open(endpoint, traffic))
+        try:
+            return await connecting
+        finally:
+            connecting.cancel()
+
+    async def _open(self, endpoint: Endpoint, traffic: Traffic) -> Connection:
+        made = partial(Connection, endpoint, self._pool, self._deadlines, self._clock)
+        secure = self._context() if endpoint.scheme == "https" else None
+        try:
+            async with asyncio.timeout(traffic.connect_timeout):
+                transport, made_here = await asyncio.get_running_loop().create_connection(
+                    cast(Callable[[], asyncio.Protocol], made), endpoint.address, endpoint.port, ssl=secure
+                )
+        except TimeoutError as error:
+            raise UpstreamError("The engine does not accept connections.") from error
+        except ssl.SSLError as error:
+            raise UpstreamError(_handshake_failed(error)) from error
+        except OSError as error:
+            raise UpstreamError("The engine does not accept connections.") from error
+        plain: socket.socket | None = transport.get_extra_info("socket")
+        if plain is not None:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = cast(Connection, made_here)
+        self._pool.add(connection)
+        return connection
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            try:
+                self._tls = ssl.create_default_context(cafile=self._authorities or None)
+            except OSError as error:  # it could be read when the gateway started
+                raise UpstreamError("The gateway cannot read its `upstream_ca_file` any more.") from error
+        return self._tls
+
+
+def _handshake_failed(error: ssl.SSLError) -> str:
+    """What a client is told: the reason, without the engine's address that OpenSSL names."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"The engine's certificate cannot be trusted: {error.verify_message.partition(',')[0]}."
+    return f"The engine does not speak TLS as it should: {error.reason or 'unknown reason'}."
+
+
+def _head(endpoint: Endpoint, path: str, headers: str, length: int) -> bytes:
+    host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    head = f"POST {path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\n{headers}content-length: {length}\r\n\r\n"
+    return head.encode("latin-1")

@@ -1,0 +1,2 @@
+cdef class RetryBudget:
+    cdef public long under_way

@@ -1,0 +1,48 @@
+"""The world of this gateway: what the datastore's replica makes of decided objects here."""
+
+from __future__ import annotations
+
+import re2
+
+from _fastpath.shared_memory import SharedMemory
+from _fastpath.slots import SlotsFull
+from gateway.datastore.model import Endpoint, Route, Server
+from gateway.datastore.replica import Replica, Unusable, World
+from gateway.routing.match import CompiledRoute, compile_route
+from gateway.scheduling.pool import PlacedEndpoint, ServerPool, make_pool
+from gateway.scheduling.slot_book import SlotBook
+
+GatewayWorld = World[PlacedEndpoint, ServerPool, CompiledRoute]
+GatewayReplica = Replica[PlacedEndpoint, ServerPool, CompiledRoute]
+
+
+class GatewayCompiler:
+    """Slots for endpoints, pools for servers, patterns for routes. What cannot be made raises Unusable."""
+
+    def __init__(self, memory: SharedMemory, row: int) -> None:
+        self._book = SlotBook(memory, row)
+
+    def endpoint(self, endpoint: Endpoint) -> PlacedEndpoint:
+        """Give an endpoint its slot."""
+        try:
+            return PlacedEndpoint(endpoint, self._book.acquire(endpoint.identity))
+        except SlotsFull as error:
+            raise Unusable(str(error)) from error
+
+    def retire(self, endpoint: PlacedEndpoint) -> None:
+        """The world has it no more."""
+        self._book.drop(endpoint.endpoint.identity)
+
+    def server(self, server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPool:
+        """Pool a server's endpoints."""
+        try:
+            return make_pool(server, endpoints)
+        except (ValueError, OverflowError) as error:
+            raise Unusable(f"ModelServer `{server.name}`: {error}") from error
+
+    def route(self, route: Route) -> CompiledRoute:
+        """Compile a route's patterns."""
+        try:
+            return compile_route(route)
+        except re2.error as error:
+            raise Unusable(f"ModelRoute `{route.name}`: {error}") from error
