@@ -1,0 +1,295 @@
+"""``ModelServer``: a pool of engine endpoints, how to reach them and how to choose among them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from controllers.api.meta import NOT_DONE, Condition, Fault, Metadata, Strict, check_metadata, seconds
+
+SCORERS = ("least-request", "least-latency", "kv-usage", "prefix-cache", "random")
+FILTERS = ("least-request",)
+SCORERS_TO_COME = ("lora-affinity", "session")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
+LARGEST_WEIGHT = 1_000_000.0
+DEFAULT_PORTS = {"vLLM": 8000, "SGLang": 30000}
+
+
+class PDGroup(Strict, frozen=True):
+    """Which pods prefill, which decode, and which label pairs them."""
+
+    group_key: str
+    prefill_labels: dict[str, str]
+    decode_labels: dict[str, str]
+
+
+class WorkloadSelector(Strict, frozen=True):
+    """Pods of the same namespace."""
+
+    match_labels: dict[str, str] = {}
+    pd_group: PDGroup | None = None
+
+
+class WorkloadPort(Strict, frozen=True):
+    """Where the engines listen."""
+
+    port: int
+    protocol: Literal["http", "https"] = "http"
+
+
+class Retry(Strict, frozen=True):
+    """Further attempts, on other endpoints, before the first byte of an answer."""
+
+    attempts: int = 1
+    retry_interval: str = "100ms"
+    budget_percent: int = 20
+
+
+class TrafficPolicy(Strict, frozen=True):
+    """Deadlines and bounds. ``timeout`` is until the head of the answer, ``idleTimeout`` between two pieces of it.
+
+    ``streamUsage``: whether engines are asked for their count of tokens at the end of every stream; false for engines that refuse
+    ``stream_options``.
+    """
+
+    timeout: str = "120s"
+    idle_timeout: str = "60s"
+    connect: str = "1s"
+    retry: Retry = Retry()
+    max_in_flight: int = 0
+    stream_usage: bool = True
+
+
+class KVConnector(Strict, frozen=True):
+    """How a prefill hands its blocks to a decode."""
+
+    type: Literal["http", "lmcache", "nixl", "mooncake"] = "http"
+
+
+class EventPorts(Strict, frozen=True):
+    """Where an engine publishes its KV events."""
+
+    port: int
+    replay_port: int | None = None
+
+
+class EndpointSpec(Strict, frozen=True):
+    """An engine outside the cluster, or in local mode."""
+
+    name: str
+    address: str
+    port: int | None = None
+    role: Literal["both", "prefill", "decode"] = "both"
+    group: str = ""
+    labels: dict[str, str] = {}
+    events: EventPorts | None = None
+
+
+class Scorer(Strict, frozen=True):
+    """A score of the weighted policy, 0 to 100, times its weight."""
+
+    name: str
+    weight: float = 1.0
+    args: dict[str, object] = {}
+
+
+class Filter(Strict, frozen=True):
+    """A filter of the weighted policy."""
+
+    name: str
+    args: dict[str, object] = {}
+
+
+class SchedulingSpec(Strict, frozen=True):
+    """How to choose among the endpoints."""
+
+    policy: Literal["cost", "weighted"] = "cost"
+    filters: list[Filter] = []
+    scorers: list[Scorer] = []
+    picker: Literal["best"] = "best"
+
+
+class PrefixCacheSpec(Strict, frozen=True):
+    """What prompts are matched by."""
+
+    mode: Literal["text", "tokens", "off"] = "text"
+    block_size: int = 64
+    tokenizer: str = ""
+    events: EventPorts | None = None
+
+
+class ModelServerSpec(Strict, frozen=True):
+    """At least one of ``workloadSelector`` and ``endpoints``."""
+
+    inference_engine: Literal["vLLM", "SGLang"]
+    model: str | None = None
+    workload_selector: WorkloadSelector | None = None
+    workload_port: WorkloadPort | None = None
+    traffic_policy: TrafficPolicy = TrafficPolicy()
+    kv_connector: KVConnector | None = None
+    endpoints: list[EndpointSpec] = []
+    scheduling: SchedulingSpec = SchedulingSpec()
+    prefix_cache: PrefixCacheSpec = PrefixCacheSpec()
+
+
+class ModelServerStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What became of it."""
+
+    conditions: list[Condition] = []
+    observed_generation: int = 0
+
+
+class ModelServer(Struct, frozen=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True):
+    """The object."""
+
+    api_version: str
+    kind: Literal["ModelServer"]
+    metadata: Metadata
+    spec: ModelServerSpec
+    status: ModelServerStatus = ModelServerStatus()
+
+    @property
+    def default_port(self) -> int:
+        """Where an endpoint listens that does not say."""
+        port = self.spec.workload_port
+        return port.port if port is not None else DEFAULT_PORTS[self.spec.inference_engine]
+
+    def faults(self) -> Iterator[Fault]:
+        """What the types alone cannot say."""
+        yield from check_metadata(self.metadata)
+        spec = self.spec
+        if spec.workload_selector is None and not spec.endpoints:
+            yield Fault("spec", "give `workloadSelector` or at least one of `endpoints`")
+        if spec.model is not None and not 1 <= len(spec.model) <= 256:
+            yield Fault("spec.model", "must have 1 to 256 characters")
+        if spec.workload_selector is not None and not spec.workload_selector.match_labels:
+            yield Fault("spec.workloadSelector.matchLabels", "must name at least one label")
+        if spec.workload_port is not None:
+            yield from _port_faults(spec.workload_port.port, "spec.workloadPort.port")
+        yield from _endpoint_faults(spec.endpoints, self.default_port)
+        yield from _traffic_faults(spec.traffic_policy)
+        yield from _scheduling_faults(spec.scheduling)
+        yield from _prefix_faults(spec.prefix_cache)
+
+    def not_built(self) -> Iterator[Fault]:
+        """Fields that are set and have no effect yet. The object is valid all the same."""
+        spec = self.spec
+        if spec.workload_selector is not None:
+            yield Fault("spec.workloadSelector", f"{NOT_DONE}: it needs a cluster")
+            if spec.workload_selector.pd_group is not None:
+                yield Fault("spec.workloadSelector.pdGroup", NOT_DONE)
+        if spec.kv_connector is not None:
+            yield Fault("spec.kvConnector", NOT_DONE)
+        for position, one in enumerate(spec.endpoints):
+            here = f"spec.endpoints[{position}]"
+            if one.role != "both":
+                yield Fault(f"{here}.role", f"{NOT_DONE}: an endpoint that only {one.role}s is sent nothing")
+            for field, value in (("group", one.group), ("labels", one.labels), ("events", one.events)):
+                if value:
+                    yield Fault(f"{here}.{field}", NOT_DONE)
+        if spec.prefix_cache.tokenizer:
+            yield Fault("spec.prefixCache.tokenizer", NOT_DONE)
+        if spec.prefix_cache.events is not None:
+            yield Fault("spec.prefixCache.events", NOT_DONE)
+
+
+def _port_faults(port: int, path: str) -> Iterator[Fault]:
+    if not 1 <= port <= 65535:
+        yield Fault(path, f"must be 1 to 65535, not {port}")
+
+
+def _endpoint_faults(endpoints: list[EndpointSpec], default_port: int) -> Iterator[Fault]:
+    names: set[str] = set()
+    places: set[tuple[str, int]] = set()
+    for position, one in enumerate(endpoints):
+        here = f"spec.endpoints[{position}]"
+        if one.port is not None:
+            yield from _port_faults(one.port, f"{here}.port")
+        if not _is_address(one.address):
+            yield Fault(
+                f"{here}.address", f"`{one.address}` must be an address or a host name, without scheme, port or path"
+            )
+        if not one.name:
+            yield Fault(f"{here}.name", "must not be empty")
+        if one.name in names:
+            yield Fault(f"{here}.name", f"`{one.name}` stands twice")
+        names.add(one.name)
+        place = (one.address, one.port or default_port)
+        if place in places:
+            yield Fault(
+                f"{here}.address", f"another endpoint has {one.address} and the same port: list each engine once"
+            )
+        places.add(place)
+
+
+def _is_address(text: str) -> bool:
+    """An IP address or a host name: nothing that a URL would read otherwise."""
+    if ":" in text:
+        try:
+            return ipaddress.ip_address(text).version == 6
+        except ValueError:
+            return False
+    return _HOST.fullmatch(text) is not None
+
+
+def _traffic_faults(policy: TrafficPolicy) -> Iterator[Fault]:
+    for field, value in (
+        ("timeout", policy.timeout),
+        ("idleTimeout", policy.idle_timeout),
+        ("connect", policy.connect),
+        ("retry.retryInterval", policy.retry.retry_interval),
+    ):
+        found = seconds(value)
+        if found is None or found <= 0:
+            yield Fault(f"spec.trafficPolicy.{field}", f"`{value}` must be a duration above 0, such as `250ms` or `2m`")
+    if not 0 <= policy.retry.attempts <= 10:
+        yield Fault("spec.trafficPolicy.retry.attempts", f"must be 0 to 10, not {policy.retry.attempts}")
+    if not 0 <= policy.retry.budget_percent <= 100:
+        yield Fault("spec.trafficPolicy.retry.budgetPercent", f"must be 0 to 100, not {policy.retry.budget_percent}")
+    if policy.max_in_flight < 0:
+        yield Fault("spec.trafficPolicy.maxInFlight", "must not be negative; 0 is no bound")
+
+
+def _scheduling_faults(scheduling: SchedulingSpec) -> Iterator[Fault]:
+    for position, scorer in enumerate(scheduling.scorers):
+        here = f"spec.scheduling.scorers[{position}]"
+        if scorer.name in SCORERS_TO_COME:
+            yield Fault(f"{here}.name", f"scorer `{scorer.name}` is not built yet: use one of {', '.join(SCORERS)}")
+        elif scorer.name not in SCORERS:
+            yield Fault(f"{here}.name", f"unknown scorer `{scorer.name}`: one of {', '.join(SCORERS)}")
+        if not 0 <= scorer.weight <= LARGEST_WEIGHT:
+            yield Fault(f"{here}.weight", f"must be 0 to {LARGEST_WEIGHT:g}, not {scorer.weight}")
+        yield from _args_faults(scorer.args, (), f"{here}.args")
+    for position, one in enumerate(scheduling.filters):
+        if one.name not in FILTERS:
+            yield Fault(
+                f"spec.scheduling.filters[{position}].name", f"unknown filter `{one.name}`: one of {', '.join(FILTERS)}"
+            )
+        yield from _args_faults(one.args, ("maxWaitingRequests",), f"spec.scheduling.filters[{position}].args")
+        waiting = one.args.get("maxWaitingRequests", 10)
+        if not isinstance(waiting, int) or isinstance(waiting, bool) or not 0 <= waiting <= LARGEST_WEIGHT:
+            yield Fault(
+                f"spec.scheduling.filters[{position}].args.maxWaitingRequests",
+                f"must be a whole number, not {waiting!r}",
+            )
+    if scheduling.policy == "cost" and (scheduling.scorers or scheduling.filters):
+        yield Fault("spec.scheduling.policy", "scorers and filters belong to policy `weighted`")
+    if scheduling.policy == "weighted" and not scheduling.scorers:
+        yield Fault("spec.scheduling.scorers", "policy `weighted` needs at least one scorer")
+
+
+def _args_faults(args: dict[str, object], known: tuple[str, ...], path: str) -> Iterator[Fault]:
+    for name in args:
+        if name not in known:
+            yield Fault(f"{path}.{name}", "is not read by anything")
+
+
+def _prefix_faults(cache: PrefixCacheSpec) -> Iterator[Fault]:
+    if cache.mode == "tokens":
+        yield Fault("spec.prefixCache.mode", "`tokens` is not built yet: use `text`")
+    if not 8 <= cache.block_size <= 65536:
+        yield Fault("spec.prefixCache.blockSize", f"must be 8 to 65536 bytes, not {cache.block_size}")

@@ -1,0 +1,109 @@
+"""ModelRoute → the route that the gateway serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from controllers.api.meta import Condition, honoured
+from controllers.api.model_route import UNIT_SECONDS, ModelRoute, ModelRouteStatus, RateLimit, Rule, StringMatch
+from controllers.network.desired import DesiredState
+from controllers.store.store import Key, Store
+from gateway.datastore import model
+
+RESOLVE_SECONDS = 5.0
+"""A route whose servers are missing is looked at again after so long."""
+
+
+class ModelRouteReconciler:
+    """Makes the desired state's route fit the object."""
+
+    def __init__(self, store: Store, desired: DesiredState) -> None:
+        self._store = store
+        self._desired = desired
+
+    async def __call__(self, key: Key) -> float | None:
+        """Reconcile one ModelRoute, or its absence."""
+        name = f"{key.namespace}/{key.name}"
+        item: ModelRoute | None = self._store.get(key)
+        if item is None:
+            self._desired.drop_route(name)
+            return None
+        self._desired.put_route(translate(item))
+        status = self._status(item)
+        await self._store.update_status(key, status)
+        return (
+            RESOLVE_SECONDS
+            if any(condition.reason == "ModelServerNotFound" for condition in status.conditions)
+            else None
+        )
+
+    def _status(self, item: ModelRoute) -> ModelRouteStatus:
+        namespace, generation = item.metadata.namespace, item.metadata.generation
+        targets = {target.model_server_name for rule in item.spec.rules for target in rule.target_models}
+        missing = sorted(name for name in targets if self._store.get(Key("ModelServer", namespace, name)) is None)
+        conditions = [
+            Condition("Accepted", "True", "Valid", f"{len(item.spec.rules)} rules", generation),
+            Condition(
+                "ResolvedRefs", "False", "ModelServerNotFound", f"no ModelServer {', '.join(missing)}", generation
+            )
+            if missing
+            else Condition("ResolvedRefs", "True", "Resolved", f"{len(targets)} ModelServers", generation),
+            honoured(item.not_built(), generation),
+        ]
+        return ModelRouteStatus(conditions, generation)
+
+
+def translate(item: ModelRoute) -> model.Route:
+    """The object in the gateway's words."""
+    namespace = item.metadata.namespace
+    return model.Route(
+        name=f"{namespace}/{item.metadata.name}",
+        model_name=item.spec.model_name,
+        adapters=tuple(item.spec.lora_adapters),
+        rules=tuple(_rule(rule, namespace) for rule in item.spec.rules),
+        limits=tuple(_limits(item.spec.rate_limit)) if item.spec.rate_limit is not None else (),
+        created=item.metadata.creation_timestamp,
+    )
+
+
+def _rule(rule: Rule, namespace: str) -> model.Rule:
+    wanted = rule.model_match
+    return model.Rule(
+        name=rule.name,
+        targets=tuple(model.Target(f"{namespace}/{one.model_server_name}", one.weight) for one in rule.target_models),
+        match=None
+        if wanted is None
+        else model.Match(
+            headers={name: _text(test) for name, test in wanted.headers.items()},
+            path=None if wanted.uri is None else _text(wanted.uri),
+            model=None if wanted.body is None else wanted.body.model,
+        ),
+    )
+
+
+def _text(test: StringMatch) -> model.StringMatch:
+    return model.StringMatch(test.exact, test.prefix, test.regex)
+
+
+def _limits(spec: RateLimit) -> Iterator[model.Limit]:
+    seconds = UNIT_SECONDS[spec.unit]
+    if spec.input_tokens_per_unit is not None:
+        amount = float(spec.input_tokens_per_unit)
+        yield model.Limit("inputTokensPerUnit", "input", amount, seconds, amount)
+    if spec.output_tokens_per_unit is not None:
+        amount = float(spec.output_tokens_per_unit)
+        yield model.Limit("outputTokensPerUnit", "output", amount, seconds, amount)
+    for one in spec.limits:
+        unit = UNIT_SECONDS[one.unit]
+        amounts = (("input", one.input_tokens), ("output", one.output_tokens), ("requests", one.requests))
+        for kind, value in amounts:
+            if value is not None:
+                yield model.Limit(
+                    name=one.name,
+                    kind=kind,  # type: ignore[arg-type]
+                    amount=float(value),
+                    seconds=unit,
+                    burst=float(one.burst if one.burst is not None else value),
+                    key=one.key.type,
+                    header=one.key.header.lower(),
+                )

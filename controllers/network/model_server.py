@@ -1,0 +1,90 @@
+"""ModelServer → the server that the gateway serves, with its endpoints."""
+
+from __future__ import annotations
+
+from controllers.api.meta import Condition, honoured, seconds
+from controllers.api.model_server import EndpointSpec, ModelServer, ModelServerStatus, SchedulingSpec
+from controllers.network.desired import DesiredState
+from controllers.store.store import Key, Store
+from gateway.datastore import model
+
+
+class ModelServerReconciler:
+    """Makes the desired state's server and endpoints fit the object."""
+
+    def __init__(self, store: Store, desired: DesiredState) -> None:
+        self._store = store
+        self._desired = desired
+
+    async def __call__(self, key: Key) -> float | None:
+        """Reconcile one ModelServer, or its absence."""
+        item: ModelServer | None = self._store.get(key)
+        if item is None:
+            self._desired.drop_server(f"{key.namespace}/{key.name}")
+            return None
+        endpoints = [endpoint_of(item, spec) for spec in item.spec.endpoints]
+        self._desired.put_server(translate(item), endpoints)
+        await self._store.update_status(key, _status(item, len(endpoints)))
+        return None
+
+
+def translate(item: ModelServer) -> model.Server:
+    """The object in the gateway's words."""
+    spec, traffic = item.spec, item.spec.traffic_policy
+    return model.Server(
+        name=f"{item.metadata.namespace}/{item.metadata.name}",
+        engine=spec.inference_engine,
+        model=spec.model,
+        scheduling=_scheduling(spec.scheduling),
+        prefix_cache=model.PrefixCache(
+            mode="off" if spec.prefix_cache.mode == "off" else "text", block_size=spec.prefix_cache.block_size
+        ),
+        traffic=model.Traffic(
+            timeout=seconds(traffic.timeout) or 0,
+            idle_timeout=seconds(traffic.idle_timeout) or 0,
+            connect_timeout=seconds(traffic.connect) or 0,
+            attempts=1 + traffic.retry.attempts,
+            retry_interval=seconds(traffic.retry.retry_interval) or 0,
+            retry_budget_percent=float(traffic.retry.budget_percent),
+            maximum_in_flight=traffic.max_in_flight,
+            stream_usage=traffic.stream_usage,
+        ),
+    )
+
+
+def endpoint_of(item: ModelServer, spec: EndpointSpec) -> model.Endpoint:
+    """An endpoint that the object itself lists. Its address is its identity: nothing else tells it from another."""
+    namespace, port = item.metadata.namespace, item.spec.workload_port
+    number = spec.port or item.default_port
+    return model.Endpoint(
+        name=f"{namespace}/{spec.name}",
+        server=f"{namespace}/{item.metadata.name}",
+        identity=f"{spec.address}:{number}",
+        address=spec.address,
+        port=number,
+        scheme=port.protocol if port is not None else "http",
+        role=spec.role,
+        group=spec.group,
+    )
+
+
+def _scheduling(spec: SchedulingSpec) -> model.Scheduling:
+    waiting = 0.0
+    for one in spec.filters:
+        if one.name == "least-request":
+            given = one.args.get("maxWaitingRequests", 10)
+            waiting = float(given) if isinstance(given, int | float) and given > 0 else 10.0
+    weights = {scorer.name: scorer.weight for scorer in spec.scorers}
+    return model.Scheduling(policy=spec.policy, weights=weights, maximum_waiting=waiting)
+
+
+def _status(item: ModelServer, endpoints: int) -> ModelServerStatus:
+    generation = item.metadata.generation
+    conditions = [
+        Condition("Accepted", "True", "Valid", f"engine {item.spec.inference_engine}", generation),
+        Condition("EndpointsFound", "True", "Listed", f"{endpoints} endpoints", generation)
+        if endpoints
+        else Condition("EndpointsFound", "False", "NoEndpoints", "the selector needs a cluster", generation),
+        honoured(item.not_built(), generation),
+    ]
+    return ModelServerStatus(conditions, generation)
