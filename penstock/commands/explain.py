@@ -1,0 +1,105 @@
+"""``penstock explain``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from penstock.admin_client import DEFAULT_SERVER, ask, expecting_a_gateway, table
+from penstock.main import UserError
+
+
+@click.command()
+@click.argument("model", default="")
+@click.argument("prompt", default="hello")
+@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header of the request.")
+@click.option("--body", type=click.File("rb"), help="A whole request body instead of MODEL and PROMPT.")
+@click.option("--path", default="/v1/chat/completions", show_default=True)
+@click.option("--server", default=DEFAULT_SERVER, show_default=True, help="Admin port of the gateway.")
+@click.option("-o", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def command(model: str, prompt: str, headers: tuple[str, ...], body: Any, path: str, server: str, output: str) -> None:
+    """Show where a request would go, and why, without sending it.
+
+    \b
+    penstock explain demo-8b "hello"
+    penstock explain --body request.json -o json
+
+    Exit status 1 when no route matches.
+    """
+    if body is None and not model:
+        raise click.UsageError("Missing argument 'MODEL' (or give --body FILE)")
+    content = body.read() if body is not None else _body(model, prompt, path)
+    named = {}
+    for header in headers:
+        name, separator, value = header.partition("=")
+        if not separator:
+            raise click.BadParameter(f"`{header}` must be NAME=VALUE", param_hint="--header")
+        named[name] = value
+    document = ask(server, f"/debug/explain?path={quote(path)}", content, {"content-type": "application/json", **named})
+    with expecting_a_gateway(server):
+        click.echo(json.dumps(document, indent=2) if output == "json" else _text(document))
+        is_matched = document["route"] is not None
+    if not is_matched:
+        raise UserError(f"no route matches model `{document['model']}`", "`penstock get routes` lists the routes")
+
+
+def _body(model: str, prompt: str, path: str) -> bytes:
+    content: dict[str, Any] = {"model": model}
+    if path.endswith("/completions") and "chat" not in path:
+        content["prompt"] = prompt
+    elif path.endswith("rerank"):
+        content |= {"query": prompt, "documents": [prompt]}
+    elif path.endswith(("embeddings", "responses")):
+        content["input"] = prompt
+    else:
+        content["messages"] = [{"role": "user", "content": prompt}]
+    return json.dumps(content).encode()
+
+
+def _text(document: dict[str, Any]) -> str:
+    lines = [f"model {document['model']}: {document['prompt_tokens']} prompt tokens (estimated)"]
+    if document["route"] is None:
+        return "\n".join(lines)
+    rule = f", rule {document['rule']}" if document["rule"] else ""
+    lines.append(f"route {document['route']}{rule}")
+    for server in document["servers"]:
+        lines.append(f"\nserver {server['server']}: {server['share']:.0%} of the requests")
+        if server.get("missing"):
+            lines.append("  does not exist")
+            continue
+        chosen = server["choice"] or "nobody"
+        lines.append(f"policy {server['policy']}, {server['blocks']} blocks of prompt, choice: {chosen}\n")
+        rows = [
+            [
+                "->" if one["endpoint"] == server["choice"] else "",
+                one["endpoint"],
+                one["filtered"] or "candidate",
+                None if one["score"] is None else f"{one['score']:.4f}",
+                f"{one['matched_blocks']}/{server['blocks']}",
+                one["in_flight"],
+                one["prefill_tokens"],
+                f"{one['running']:g}",
+                f"{one['waiting']:g}",
+                f"{one['kv_usage']:.0%}",
+                "yes" if one["scraped"] else "no",
+            ]
+            for one in server["candidates"]
+        ]
+        columns = [
+            "",
+            "endpoint",
+            "state",
+            "score",
+            "cached",
+            "in-flight",
+            "prefill",
+            "running",
+            "waiting",
+            "kv",
+            "scraped",
+        ]
+        lines.append(table(columns, rows))
+    return "\n".join(lines)
