@@ -1,0 +1,1 @@
+"""Tests, by what they need: unit, property, faults, integration, engines."""

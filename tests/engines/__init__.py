@@ -1,0 +1,1 @@
+"""Against real vLLM engines; see CONTRIBUTING.md."""

@@ -1,0 +1,1 @@
+"""Several real processes, killed and raced against each other."""

@@ -1,0 +1,1 @@
+"""The real programs, from a client's socket to an engine's and back."""

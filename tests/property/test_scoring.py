@@ -1,0 +1,453 @@
+"""The scheduler against its plain-Python twin: the same sight and scores, and a pick among the twin's equal bests."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from _fastpath.hashing import BlockHashes
+from _fastpath.load import Load
+from _fastpath.scoring import Policy, Pool, Scheduler
+from _fastpath.shared_memory import SharedMemory
+from _fastpath.slots import Slots
+from tests.reference import scoring as twin
+
+FAST = settings(deadline=None, max_examples=90)
+FEW = settings(deadline=None, max_examples=25)
+
+NOW = 1000.0
+BLOCKS = 8
+HASHES = [(number + 1) * 0x9E3779B97F4A7C15 % 2**64 for number in range(BLOCKS)]
+SIDECAR = 2
+
+# -- a fleet, in shared memory and as the twin sees it ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Given:
+    """One endpoint, before its slot is known. ``charges``: worker, prefill tokens, decode tokens."""
+
+    endpoint: twin.Endpoint
+    charges: tuple[tuple[int, int, int], ...] = ()
+    reused: bool = False
+    excluded: bool = False
+
+
+@dataclass
+class Fleet:
+    """What was made of it."""
+
+    scheduler: Scheduler
+    pool: Pool
+    names: list[tuple[int, int]]
+    endpoints: list[twin.Endpoint]
+    excluded: list[int]
+
+    def load(self) -> list[tuple[int, int, int]]:
+        return [self.scheduler.load.read(slot, generation) for slot, generation in self.names]
+
+    def learned(self) -> list[int]:
+        return self.scheduler.prefixes.match(BlockHashes.of(HASHES), [slot for slot, _generation in self.names])
+
+
+def write(load: Load, slot: int, generation: int, metrics: twin.Metrics) -> bool:
+    return load.write_metrics(
+        slot, generation, metrics.running, metrics.waiting, metrics.kv_usage, metrics.first_token, metrics.inter_token, 0.0,
+        metrics.time,
+    )  # fmt: skip
+
+
+def put(scheduler: Scheduler, loads: list[Load], given: Given, slot: int, generation: int) -> twin.Endpoint:
+    """Charge, scrape and learn as given; the endpoint with its sums."""
+    for worker, prefill, decode in given.charges:
+        loads[worker].charge(slot, generation, prefill, decode)
+    if given.endpoint.metrics is not None:
+        assert write(loads[0], slot, generation, given.endpoint.metrics)
+    scheduler.prefixes.learn(BlockHashes.of(HASHES[: given.endpoint.matched_blocks]), slot, NOW)
+    prefill_tokens = sum(prefill for _worker, prefill, _decode in given.charges)
+    return replace(given.endpoint, in_flight=len(given.charges), prefill_tokens=prefill_tokens)
+
+
+def bury(slots: Slots, loads: list[Load], fleet: list[Given], names: list[tuple[int, int]]) -> set[int]:
+    """Free the slots of those that are not live; some get another endpoint, whose load and metrics are its own."""
+    dead = {position for position, given in enumerate(fleet) if not given.endpoint.live}
+    for position in dead:
+        slots.drop(SIDECAR, names[position][0])
+    slots.sweep()
+    reused = {position for position in dead if fleet[position].reused}
+    owners = {slot: position for position, (slot, _generation) in enumerate(names)}
+    touched: set[int] = set()
+    for number in range(len(reused)):
+        slot, generation = slots.acquire(SIDECAR, 10_000 + 2 * number)
+        for load in loads:
+            load.charge(slot, generation, 10**6, 10**6)
+        write(loads[0], slot, generation, twin.Metrics(500.0, 500.0, 1.0, 9.0, 9.0, NOW))
+        touched.add(owners[slot])
+    return touched
+
+
+def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
+    memory = SharedMemory.create(
+        str(path),
+        workers=2,
+        slots=64,
+        buckets=1,
+        journal_records=1,
+        prefix_bytes=1 << 16,
+        counter_series=1,
+        counter_cells=1,
+    )
+    scheduler, slots = Scheduler(memory, 0, random_seed=seed), Slots(memory)
+    loads = [scheduler.load, Load(memory, 1)]
+    names = [slots.acquire(SIDECAR, 2 * number + 2) for number in range(len(fleet))]
+    endpoints = [put(scheduler, loads, given, *name) for given, name in zip(fleet, names, strict=True)]
+    for position in bury(slots, loads, fleet, names):
+        endpoints[position] = replace(endpoints[position], in_flight=0, prefill_tokens=0, metrics=None)
+    pool = Pool(
+        [
+            (slot, generation, endpoint.roles, endpoint.maximum_in_flight)
+            for (slot, generation), endpoint in zip(names, endpoints, strict=True)
+        ]
+    )
+    excluded = [position for position, given in enumerate(fleet) if given.excluded]
+    return Fleet(scheduler, pool, names, endpoints, excluded)
+
+
+def compiled(policy: twin.Policy) -> Policy:
+    return Policy(
+        by_cost=policy.by_cost,
+        weights=policy.weights,
+        stale_after=policy.stale_after,
+        maximum_waiting=policy.maximum_waiting,
+        prefill_tokens_per_second=policy.prefill_tokens_per_second,
+        decode_seconds_per_request=policy.decode_seconds_per_request,
+        latency_factor=policy.latency_factor,
+    )
+
+
+METRICS = st.builds(
+    twin.Metrics,
+    running=st.integers(0, 8).map(float),
+    waiting=st.integers(0, 4).map(float),
+    kv_usage=st.sampled_from([0.0, 0.25, 0.5, 0.9, 0.95, 1.0]),
+    first_token=st.sampled_from([0.0, 0.1, 0.2, 1.0]),
+    inter_token=st.sampled_from([0.0, 0.01, 0.02]),
+    # stale_after is 5: one is just fresh, one is not
+    time=st.sampled_from([NOW, NOW - 1, NOW - 5, NOW - 5.001, NOW - 60]),
+)
+ENDPOINTS = st.builds(
+    twin.Endpoint,
+    roles=st.sampled_from([1, 1, 1, 2, 3]),
+    maximum_in_flight=st.sampled_from([0, 0, 1, 2]),
+    live=st.sampled_from([True] * 5 + [False]),
+    metrics=st.none() | METRICS,
+    matched_blocks=st.integers(0, BLOCKS),
+)
+CHARGES = st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0, 100, 4000]), st.sampled_from([0, 10])), max_size=3)
+GIVEN = st.builds(
+    Given, ENDPOINTS, charges=CHARGES.map(tuple), reused=st.booleans(), excluded=st.sampled_from([False] * 5 + [True])
+)
+FLEETS = st.lists(GIVEN, max_size=8)
+EASY = st.lists(
+    st.builds(Given, st.builds(twin.Endpoint, metrics=st.none() | METRICS, matched_blocks=st.integers(0, BLOCKS))),
+    min_size=1,
+    max_size=6,
+)
+WEIGHTS = st.dictionaries(st.sampled_from(twin.SCORES[:4]), st.sampled_from([0, 0.5, 1, 3]))
+POLICIES = st.builds(
+    twin.Policy,
+    by_cost=st.booleans(),
+    weights=WEIGHTS,
+    maximum_waiting=st.sampled_from([0.0, 0.0, 1.0, 3.0]),
+    prefill_tokens_per_second=st.sampled_from([8000.0, 100.0]),
+    decode_seconds_per_request=st.sampled_from([0.00035, 0.0]),
+    latency_factor=st.sampled_from([0.0, 0.5, 0.75, 1.0]),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for."""
+
+    blocks: int
+    prompt_tokens: int
+    output_tokens: int
+    role: int = 1
+
+    def hashes(self) -> BlockHashes | None:
+        return BlockHashes.of(HASHES[: self.blocks]) if self.blocks else None
+
+
+REQUESTS = st.builds(
+    Request,
+    st.sampled_from([0, 1, 4, BLOCKS]),
+    st.integers(0, 5000),
+    st.sampled_from([0, 1, 500]),
+    st.sampled_from([1, 1, 2]),
+)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scoring") / "memory"
+
+
+def decide(fleet: Fleet, policy: twin.Policy, request: Request, dry: bool = True) -> tuple[int, int, int] | None:
+    return fleet.scheduler.decide(
+        fleet.pool, compiled(policy), request.hashes(), request.prompt_tokens, request.output_tokens, NOW, request.role,
+        fleet.excluded, dry,
+    )  # fmt: skip
+
+
+def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision:
+    endpoints = [
+        replace(endpoint, matched_blocks=min(endpoint.matched_blocks, request.blocks)) for endpoint in fleet.endpoints
+    ]
+    return twin.decide(
+        endpoints,
+        policy,
+        request.blocks,
+        request.prompt_tokens,
+        request.output_tokens,
+        NOW,
+        request.role,
+        fleet.excluded,
+    )
+
+
+def assert_seen(fleet: Fleet, expected: twin.Decision) -> None:
+    rows = fleet.scheduler.explain(fleet.pool)
+    assert [row["filtered"] for row in rows] == [seen.filtered for seen in expected.seen]
+    for row, seen, score in zip(rows, expected.seen, expected.scores, strict=True):
+        assert (row["score"] is None) == (score is None)
+        assert score is None or row["score"] == pytest.approx(score, rel=1e-12, abs=1e-12)
+        assert row["in_flight"] == seen.endpoint.in_flight
+        assert row["prefill_tokens"] == seen.endpoint.prefill_tokens
+        assert row["scraped"] is seen.scraped
+        for name in ("running", "waiting", "kv_usage"):
+            assert row[name] == pytest.approx(getattr(seen, name), rel=1e-12)
+        if score is not None:
+            assert row["matched_blocks"] == seen.endpoint.matched_blocks
+    counts = Counter(seen.filtered for seen in expected.seen if seen.filtered)
+    assert fleet.scheduler.filtered(fleet.pool) == dict(counts)
+
+
+# -- the properties ---------------------------------------------------------------------------------------------------
+
+
+@FAST
+@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS, seed=st.integers(0, 2**64 - 1))
+def test_picks_one_of_the_equal_bests(
+    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request, seed: int
+) -> None:
+    made = make(path, fleet, seed)
+    expected = expect(made, policy, request_)
+    for _ in range(4):
+        chosen = decide(made, policy, request_)
+        assert_seen(made, expected)
+        if chosen is None:
+            assert expected.best == set()
+            assert sum(made.scheduler.filtered(made.pool).values()) == len(fleet)
+            continue
+        position, matched, uncached = chosen
+        assert position in expected.best
+        assert matched == expected.seen[position].endpoint.matched_blocks * (request_.blocks > 0)
+        share = matched / request_.blocks if request_.blocks else 0
+        assert uncached == pytest.approx(request_.prompt_tokens * (1 - share), abs=1)
+        assert 0 <= uncached <= request_.prompt_tokens
+
+
+@FAST
+@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS)
+def test_who_cannot_take_it_is_never_picked(
+    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request
+) -> None:
+    made = make(path, fleet)
+    random = replace(policy, weights={**policy.weights, "random": 1})
+    for _ in range(10):
+        chosen = decide(made, random, request_)
+        if chosen is None:
+            return
+        given, endpoint = fleet[chosen[0]], made.endpoints[chosen[0]]
+        assert not given.excluded
+        assert endpoint.roles & request_.role
+        assert endpoint.live
+        assert not 0 < endpoint.maximum_in_flight <= endpoint.in_flight
+
+
+@FEW
+@given(
+    count=st.integers(2, 10),
+    worse=st.integers(0, 3),
+    seed=st.integers(0, 2**64 - 1),
+    policy=st.sampled_from([twin.Policy(), twin.Policy(by_cost=False, weights={"least-request": 1, "kv-usage": 2}),
+                            twin.Policy(by_cost=False), twin.Policy(by_cost=False, weights={"random": 1})]),
+)  # fmt: skip
+def test_ties_are_spread(path: Path, count: int, worse: int, seed: int, policy: twin.Policy) -> None:
+    busy = Given(twin.Endpoint(), charges=((0, 100, 10), (1, 100, 10)))
+    fleet = [busy] * worse + [Given(twin.Endpoint())] * count
+    made = make(path, fleet, seed)
+    draws = 2000
+    # without a weight on load the busy ones are as good as the others
+    load_counts = policy.by_cost or "least-request" in policy.weights
+    equals = range(worse, worse + count) if load_counts else range(worse + count)
+    picks = Counter(decide(made, policy, Request(0, 100, 100))[0] for _ in range(draws))
+    assert set(picks) <= set(equals)
+    share = draws / len(equals)
+    deviation = sum((picks[position] - share) ** 2 / share for position in equals)
+    # chi-square beyond this in one of a thousand million cases
+    assert deviation < 36 + 3 * (len(equals) - 1)
+
+
+@FAST
+@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS)
+def test_dry_changes_nothing(path: Path, fleet: list[Given], policy: twin.Policy, request_: Request) -> None:
+    made = make(path, fleet)
+    load, learned = made.load(), made.learned()
+    decide(made, policy, request_, dry=True)
+    assert made.load() == load
+    assert made.learned() == learned
+
+
+@FAST
+@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS)
+def test_the_chosen_alone_is_charged_and_learned(
+    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request
+) -> None:
+    made = make(path, fleet)
+    load, learned = made.load(), made.learned()
+    chosen = decide(made, policy, request_, dry=False)
+    if chosen is not None:
+        position, _matched, uncached = chosen
+        in_flight, prefill, decode = load[position]
+        load[position] = (in_flight + 1, prefill + uncached, decode + request_.output_tokens)
+        learned[position] = max(learned[position], request_.blocks)
+    assert made.load() == load
+    assert made.learned() == learned
+
+
+@FAST
+@given(fleet=EASY, requests=st.lists(st.tuples(REQUESTS, st.booleans()), max_size=12), seed=st.integers(0, 2**32))
+def test_release_returns_load_to_zero(
+    path: Path, fleet: list[Given], requests: list[tuple[Request, bool]], seed: int
+) -> None:
+    made = make(path, fleet)
+    running = []
+    for request, first_token in requests:
+        chosen = decide(made, twin.Policy(), replace(request, role=1), dry=False)
+        assert chosen is not None
+        position, _matched, uncached = chosen
+        if first_token:
+            assert made.scheduler.first_token(made.pool, position, uncached)
+        running.append((position, 0 if first_token else uncached, request.output_tokens))
+    assert sum(in_flight for in_flight, _prefill, _decode in made.load()) == len(running)
+    assert sum(prefill for _in_flight, prefill, _decode in made.load()) == sum(
+        prefill for _at, prefill, _decode in running
+    )
+    Random(seed).shuffle(running)
+    for entry in running:
+        assert made.scheduler.release(made.pool, *entry)
+    assert made.load() == [(0, 0, 0)] * len(fleet)
+    assert not made.scheduler.release(made.pool, 0, 0, 0)
+
+
+@FAST
+@given(
+    metrics=METRICS,
+    scraped=st.integers(1, 4),
+    unscraped=st.integers(1, 4),
+    charges=CHARGES.map(tuple),
+    policy=POLICIES,
+    request_=REQUESTS,
+)
+def test_never_scraped_is_not_preferred(
+    path: Path,
+    metrics: twin.Metrics,
+    scraped: int,
+    unscraped: int,
+    charges: tuple,
+    policy: twin.Policy,
+    request_: Request,
+) -> None:
+    """Of endpoints that are alike in what we know, none is better for what we don't."""
+    metrics = replace(metrics, time=NOW)
+    known = Given(twin.Endpoint(metrics=metrics), charges=charges)
+    unknown = Given(twin.Endpoint(), charges=charges)
+    made = make(path, [unknown] * unscraped + [known] * scraped)
+    decide(made, replace(policy, maximum_waiting=0), replace(request_, role=1))
+    scores = [row["score"] for row in made.scheduler.explain(made.pool)]
+    assert max(scores[:unscraped]) <= min(scores[unscraped:]) + twin.TIE
+
+
+@FAST
+@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS, stale_after=st.sampled_from([0.0, 0.5, 2.0, 5.0, 100.0]))
+def test_stale_metrics_are_absent(
+    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request, stale_after: float
+) -> None:
+    def without_stale(given: Given) -> Given:
+        metrics = given.endpoint.metrics
+        stale = metrics is not None and NOW - metrics.time > stale_after
+        return replace(given, endpoint=replace(given.endpoint, metrics=None)) if stale else given
+
+    policy = replace(policy, stale_after=stale_after)
+    with_stale, without = make(path, fleet), make(path, [without_stale(given) for given in fleet])
+    assert decide(with_stale, policy, request_) == decide(without, policy, request_)
+    assert with_stale.scheduler.explain(with_stale.pool) == without.scheduler.explain(without.pool)
+
+
+@FAST
+@given(
+    fleet=FLEETS,
+    policy=POLICIES,
+    request_=REQUESTS,
+    metrics=METRICS,
+    name=st.sampled_from(["running", "waiting", "kv_usage", "first_token", "inter_token"]),
+    value=st.sampled_from([float("nan"), float("inf"), float("-inf")]),
+)
+def test_metrics_that_are_no_numbers_change_nothing(
+    path: Path,
+    fleet: list[Given],
+    policy: twin.Policy,
+    request_: Request,
+    metrics: twin.Metrics,
+    name: str,
+    value: float,
+) -> None:
+    made = make(path, fleet)
+    for slot, generation in made.names:
+        assert not write(made.scheduler.load, slot, generation, replace(metrics, **{name: value}))
+    decide(made, policy, request_)
+    assert_seen(made, expect(made, policy, request_))
+
+
+@FAST
+@given(st.dictionaries(st.sampled_from(twin.SCORES), st.floats() | st.sampled_from([-0.0, 5e-324, -5e-324, 1.7e308])))
+def test_the_same_weights_are_refused(weights: dict[str, float]) -> None:
+    def refusal(make_policy: Callable[[], object]) -> str | None:
+        try:
+            make_policy()
+        except ValueError as error:
+            return str(error)
+        return None
+
+    found = refusal(lambda: Policy(by_cost=False, weights=weights))
+    assert found == refusal(lambda: twin.Policy(by_cost=False, weights=weights))
+    assert (found is None) == all(0 <= weight < float("inf") for weight in weights.values())
+
+
+@FAST
+@given(fleet=FLEETS, policy=POLICIES, requests=st.lists(REQUESTS, min_size=2, max_size=4))
+def test_a_decision_leaves_nothing_behind_in_the_pool(
+    path: Path, fleet: list[Given], policy: twin.Policy, requests: list[Request]
+) -> None:
+    """A pool is used again and again: each dry decision sees as if it were the first."""
+    made = make(path, fleet)
+    for request in requests:
+        decide(made, policy, request)
+        assert_seen(made, expect(made, policy, request))
+        made.excluded = made.excluded[1:]

@@ -1,0 +1,95 @@
+"""The reading of usage against its plain-Python twin, on answers whole, cut and spoiled."""
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from _fastpath.usage import scan_usage
+from tests.property.bodies import FRAGMENTS
+from tests.reference import usage as twin
+
+FAST = settings(deadline=None, max_examples=130)
+FASTER = settings(deadline=None, max_examples=80)
+
+TOKEN_COUNTS = st.integers(0, 10**9)
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> dict[str, Any]:
+    prompt, completion = draw(
+        st.sampled_from([("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
+    )
+    members: dict[str, Any] = {prompt: draw(TOKEN_COUNTS)}
+    if draw(st.booleans()):
+        members[completion] = draw(TOKEN_COUNTS)
+    if draw(st.booleans()):
+        members[f"{prompt}_details"] = draw(st.none() | st.fixed_dictionaries({"cached_tokens": TOKEN_COUNTS}))
+    members["total_tokens"] = draw(TOKEN_COUNTS)
+    return dict(draw(st.permutations(list(members.items()))))
+
+
+TEXTS = st.text(max_size=8) | st.sampled_from(['"usage', '"usage"', '"usage":{"prompt_tokens":7}', '\\"usage'])
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """A JSON answer, or the events of a stream, with or without usage."""
+    separators = draw(st.sampled_from([(",", ":"), (", ", ": ")]))
+    chunks = []
+    for _ in range(draw(st.integers(1, 4))):
+        chunk: dict[str, Any] = {"object": "chat.completion", "choices": [{"text": draw(TEXTS)}]}
+        if draw(st.booleans()):
+            chunk["usage"] = draw(st.none() | usages())
+        chunk["fingerprint"] = draw(TEXTS)
+        chunks.append(json.dumps(chunk, separators=separators).encode())
+    return (
+        chunks[-1]
+        if draw(st.booleans())
+        else b"".join(b"data: %b\n\n" % chunk for chunk in chunks) + b"data: [DONE]\n\n"
+    )
+
+
+@FAST
+@given(answers())
+def test_usage_is_the_last(answer: bytes) -> None:
+    assert scan_usage(answer) == twin.scan_usage(answer)
+
+
+@FASTER
+@given(usages())
+def test_usage_alone(usage: dict[str, Any]) -> None:
+    for indent in (None, 1, "\t"):
+        answer = json.dumps({"usage": usage}, indent=indent).encode()
+        assert scan_usage(answer) == twin.scan_usage(answer)
+
+
+@FAST
+@given(answers() | usages().map(lambda usage: json.dumps({"id": "x", "usage": usage}).encode()), st.data())
+def test_usage_of_a_cut_or_spoiled_answer_raises_nothing(answer: bytes, data: st.DataObject) -> None:
+    start, end = data.draw(st.integers(0, len(answer))), data.draw(st.integers(0, len(answer)))
+    found = scan_usage(answer[start:end] + data.draw(st.sampled_from(FRAGMENTS)) + answer[end:])
+    assert found is None or (len(found) == 3 and all(0 <= count < 2**63 for count in found))
+
+
+USAGE_PIECES = [
+    b'"usage"',
+    b'"prompt_tokens"',
+    b'"output_tokens"',
+    b'"cached_tokens"',
+    b":",
+    b" ",
+    b"1",
+    b"9" * 30,
+    b"{",
+    b"-",
+    b"\xff",
+]
+
+
+@FASTER
+@given(st.binary(max_size=100) | st.lists(st.sampled_from(USAGE_PIECES)).map(b"".join))
+def test_usage_of_arbitrary_bytes_raises_nothing(text: bytes) -> None:
+    found = scan_usage(text)
+    assert found is None or all(count >= 0 for count in found)

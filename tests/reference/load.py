@@ -1,0 +1,127 @@
+"""Twin of ``_fastpath.load``: a dict of cells for each worker, and a dict of scrapes."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from tests.reference.shared_memory import SharedMemory
+from tests.reference.slots import Slots
+
+
+class EngineMetrics(TypedDict):
+    running: float
+    waiting: float
+    kv_usage: float
+    first_token_seconds: float
+    inter_token_seconds: float
+    prefix_hit_ratio: float
+    time: float
+
+
+@dataclass
+class Cell:
+    """What one worker has sent to one endpoint."""
+
+    generation: int = 0
+    in_flight: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+
+
+class Load:
+    def __init__(self, memory: SharedMemory, row: int = -1) -> None:
+        if row >= memory.workers:
+            raise IndexError
+        self._row = row
+        self._capacity = memory.slots
+        self._slots = Slots(memory)
+        self._cells: list[dict[int, Cell]] = memory.part("load", lambda: [{} for _ in range(memory.workers)])
+        self._metrics: dict[int, tuple[int, EngineMetrics]] = memory.part("metrics", dict)
+
+    def _own(self, slot: int) -> Cell:
+        if self._row < 0:
+            raise ValueError
+        self._check(slot)
+        return self._cells[self._row].setdefault(slot, Cell())
+
+    def _check(self, slot: int) -> None:
+        if slot >= self._capacity:
+            raise IndexError
+
+    def charge(self, slot: int, generation: int, prefill_tokens: int, decode_tokens: int) -> bool:
+        cell = self._own(slot)
+        if not self._slots.is_live(slot, generation):
+            return False
+        if cell.generation != generation:
+            cell = self._cells[self._row][slot] = Cell(generation)
+        cell.in_flight += 1
+        cell.prefill_tokens += prefill_tokens
+        cell.decode_tokens += decode_tokens
+        return True
+
+    def first_token(self, slot: int, generation: int, prefill_tokens: int) -> bool:
+        cell = self._own(slot)
+        if cell.generation != generation:
+            return False
+        cell.prefill_tokens = max(0, cell.prefill_tokens - prefill_tokens)
+        return True
+
+    def release(self, slot: int, generation: int, prefill_tokens: int, decode_tokens: int) -> bool:
+        cell = self._own(slot)
+        if cell.generation != generation or cell.in_flight == 0:
+            return False
+        cell.in_flight -= 1
+        cell.prefill_tokens = max(0, cell.prefill_tokens - prefill_tokens)
+        cell.decode_tokens = max(0, cell.decode_tokens - decode_tokens)
+        return True
+
+    def read(self, slot: int, generation: int) -> tuple[int, int, int]:
+        self._check(slot)
+        cells = [cells[slot] for cells in self._cells if slot in cells and cells[slot].generation == generation]
+        return (
+            sum(cell.in_flight for cell in cells),
+            sum(cell.prefill_tokens for cell in cells),
+            sum(cell.decode_tokens for cell in cells),
+        )
+
+    def clear_worker(self, worker: int) -> None:
+        if worker >= len(self._cells):
+            raise IndexError
+        for slot, cell in self._cells[worker].items():
+            self._cells[worker][slot] = Cell(cell.generation)
+
+    def worker_in_flight(self, worker: int) -> int:
+        if worker >= len(self._cells):
+            raise IndexError
+        return sum(cell.in_flight for cell in self._cells[worker].values())
+
+    def write_metrics(
+        self,
+        slot: int,
+        generation: int,
+        running: float,
+        waiting: float,
+        kv_usage: float,
+        first_token_seconds: float,
+        inter_token_seconds: float,
+        prefix_hit_ratio: float,
+        now: float,
+    ) -> bool:
+        self._check(slot)
+        if not self._slots.is_live(slot, generation):
+            return False
+        scrape = EngineMetrics(
+            running=running,
+            waiting=waiting,
+            kv_usage=kv_usage,
+            first_token_seconds=first_token_seconds,
+            inter_token_seconds=inter_token_seconds,
+            prefix_hit_ratio=prefix_hit_ratio,
+            time=now,
+        )
+        self._metrics[slot] = (generation, scrape)
+        return True
+
+    def read_metrics(self, slot: int, generation: int) -> EngineMetrics | None:
+        self._check(slot)
+        written, scrape = self._metrics.get(slot, (None, None))
+        return scrape if written == generation else None

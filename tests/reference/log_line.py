@@ -1,0 +1,49 @@
+"""The access log's line, made of a dictionary."""
+
+from __future__ import annotations
+
+import json
+
+
+def request_line(
+    timestamp, request_id, path, status, operation, model, route, server, pod, stream, duration, first_byte, overhead, attempts,
+    bytes_in, bytes_out, match_ratio, usage, prompt_tokens, output_tokens, cancelled, error_code, error_source, error_message,
+):  # fmt: skip
+    """The same members in the same order, with the same values."""
+    line = {
+        "timestamp": timestamp,
+        "level": "info" if status < 500 else "error",
+        "event": "request",
+        "request_id": request_id,
+        "method": "POST",
+        "path": path,
+        "status_code": status,
+        "operation": operation,
+        "model_name": model,
+        "model_route": route,
+        "model_server": server,
+        "selected_pod": pod,
+        "stream": stream,
+        "duration_ms": _rounded(duration * 1000),
+        "ttft_ms": _rounded(first_byte * 1000) if first_byte >= 0 else None,
+        "overhead_ms": _rounded(overhead * 1000) if overhead >= 0 else None,
+        "upstream_attempts": attempts,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
+    }
+    if match_ratio >= 0:
+        line["prefix_match_ratio"] = _rounded(match_ratio)
+    if usage is not None:
+        line["input_tokens"], line["output_tokens"], line["cached_tokens"] = usage
+        line["tokens_source"] = "engine"
+    elif prompt_tokens > 0:
+        line["input_tokens"], line["output_tokens"], line["tokens_source"] = prompt_tokens, output_tokens, "estimate"
+    if cancelled:
+        line["cancelled"] = True
+    if error_code:
+        line["error.code"], line["error.origin"], line["error.message"] = error_code, error_source, error_message
+    return json.dumps(line).encode() + b"\n"
+
+
+def _rounded(value):
+    return round(value, 3)

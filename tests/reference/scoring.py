@@ -1,0 +1,208 @@
+"""Plain-Python twin of ``_fastpath.scoring``: the same arithmetic over a list of endpoints, and which of them are equally good."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+
+SCORES = ("least-request", "least-latency", "kv-usage", "prefix-cache", "random")
+KV_COMFORT = 0.9
+KV_PRESSURE_SECONDS = 10.0
+TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one scrape said."""
+
+    running: float
+    waiting: float
+    kv_usage: float
+    first_token: float
+    inter_token: float
+    time: float
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What is known of one endpoint, over all workers."""
+
+    roles: int = 1
+    maximum_in_flight: int = 0
+    live: bool = True
+    in_flight: int = 0
+    prefill_tokens: int = 0
+    metrics: Metrics | None = None
+    matched_blocks: int = 0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How to choose; the names and defaults of the compiled one."""
+
+    by_cost: bool = True
+    weights: Mapping[str, float] = field(default_factory=dict)
+    stale_after: float = 5.0
+    maximum_waiting: float = 0.0
+    prefill_tokens_per_second: float = 8000.0
+    decode_seconds_per_request: float = 0.00035
+    latency_factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            if name not in SCORES:
+                raise ValueError(f"unknown scorer {name!r}")
+            if not isfinite(weight) or weight < 0:
+                raise ValueError(f"the weight of {name} must be a number, 0 or above, not {weight}")
+
+
+@dataclass
+class Seen:
+    """An endpoint at the moment of choice."""
+
+    endpoint: Endpoint
+    scraped: bool
+    running: float
+    waiting: float
+    kv_usage: float
+    first_token: float
+    inter_token: float
+    filtered: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Every endpoint as it was seen, its score (None when it was filtered out), and the positions of the best."""
+
+    seen: list[Seen]
+    scores: list[float | None]
+    best: set[int]
+
+
+def _mean(values: Collection[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _fresh(endpoint: Endpoint, policy: Policy, now: float) -> Metrics | None:
+    metrics = endpoint.metrics
+    return metrics if metrics is not None and now - metrics.time <= policy.stale_after else None
+
+
+def _reason(seen: Seen, policy: Policy, role: int, excluded: bool) -> str:
+    endpoint = seen.endpoint
+    if excluded:
+        return "excluded"
+    if not endpoint.roles & role:
+        return "wrong_role"
+    if not endpoint.live:
+        return "gone"
+    if 0 < endpoint.maximum_in_flight <= endpoint.in_flight:
+        return "full"
+    if seen.scraped and 0 < policy.maximum_waiting <= seen.waiting:
+        return "waiting"
+    return ""
+
+
+def look(
+    endpoints: Sequence[Endpoint], policy: Policy, now: float, role: int = 1, excluded: Collection[int] = ()
+) -> list[Seen]:
+    """Who was not scraped lately is taken for the mean of those of the role who were, whatever else keeps them out."""
+    scrapes = [_fresh(endpoint, policy, now) for endpoint in endpoints]
+    fresh = [
+        Seen(endpoint, True, max(endpoint.in_flight, scrape.running + scrape.waiting), scrape.waiting, scrape.kv_usage,
+             scrape.first_token, scrape.inter_token)
+        for endpoint, scrape in zip(endpoints, scrapes, strict=True)
+        if scrape is not None
+    ]  # fmt: skip
+    of_role = [seen for seen in fresh if seen.endpoint.roles & role]
+    running = _mean([seen.running for seen in of_role])
+    waiting = _mean([seen.waiting for seen in of_role])
+    kv_usage = _mean([seen.kv_usage for seen in of_role])
+    scraped = iter(fresh)
+    all_seen = [
+        next(scraped)
+        if scrape is not None
+        else Seen(endpoint, False, max(endpoint.in_flight, running), waiting, kv_usage, 0.0, 0.0)
+        for endpoint, scrape in zip(endpoints, scrapes, strict=True)
+    ]
+    for position, seen in enumerate(all_seen):
+        seen.filtered = _reason(seen, policy, role, position in excluded)
+    return all_seen
+
+
+def score_by_cost(seen: Seen, policy: Policy, blocks: int, prompt_tokens: float, output_tokens: float) -> float:
+    """Minus the seconds that the request adds there."""
+    uncached = prompt_tokens - (prompt_tokens * seen.endpoint.matched_blocks / blocks if blocks else 0)
+    seconds = (seen.endpoint.prefill_tokens + uncached) / policy.prefill_tokens_per_second
+    seconds += 2 * output_tokens * policy.decode_seconds_per_request * seen.running
+    seconds += max(0.0, (seen.kv_usage - KV_COMFORT) / (1 - KV_COMFORT)) * KV_PRESSURE_SECONDS
+    return -seconds
+
+
+def _is_measured(seen: Seen) -> bool:
+    return seen.first_token > 0 and seen.inter_token > 0
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    return min(values, default=0.0), max(values, default=0.0)
+
+
+def _between(value: float, low: float, high: float) -> float:
+    """100 for the smallest, 0 for the largest."""
+    return 100 * (high - value) / (high - low) if high > low else 100.0
+
+
+def scores_by_weight(candidates: Sequence[Seen], policy: Policy, blocks: int) -> list[float]:
+    """The weighted sums of the scores from 0 to 100, all but the random one."""
+    most = max((seen.running for seen in candidates), default=0.0)
+    measured = [seen for seen in candidates if _is_measured(seen)]
+    first = _range([seen.first_token for seen in measured])
+    inter = _range([seen.inter_token for seen in measured])
+    weights = [policy.weights.get(name, 0.0) for name in SCORES]
+    scores = []
+    for seen in candidates:
+        latency = 50.0
+        if _is_measured(seen):
+            latency = policy.latency_factor * _between(seen.first_token, *first)
+            latency += (1 - policy.latency_factor) * _between(seen.inter_token, *inter)
+        score = weights[0] * (100 * (most - seen.running) / most if most > 0 else 100)
+        score += weights[1] * latency
+        score += weights[2] * 100 * (1 - seen.kv_usage)
+        score += weights[3] * 100 * seen.endpoint.matched_blocks / blocks if blocks else 0.0
+        scores.append(score)
+    return scores
+
+
+def equal_bests(scores: Iterable[float | None], tie: float = TIE) -> set[int]:
+    """Positions of the best score and of those that differ from it by rounding alone."""
+    candidates = {position: score for position, score in enumerate(scores) if score is not None}
+    best = max(candidates.values(), default=0.0)
+    return {position for position, score in candidates.items() if score >= best - tie}
+
+
+def decide(
+    endpoints: Sequence[Endpoint],
+    policy: Policy,
+    blocks: int,
+    prompt_tokens: int,
+    output_tokens: int,
+    now: float,
+    role: int = 1,
+    excluded: Collection[int] = (),
+) -> Decision:
+    """All that the compiled choice sees and scores, and those that it may pick."""
+    seen = look(endpoints, policy, now, role, excluded)
+    candidates = [one for one in seen if not one.filtered]
+    if policy.by_cost:
+        values = iter([score_by_cost(one, policy, blocks, prompt_tokens, output_tokens) for one in candidates])
+    else:
+        values = iter(scores_by_weight(candidates, policy, blocks))
+    scores = [None if one.filtered else next(values) for one in seen]
+    return Decision(seen, scores, equal_bests(scores))
+
+
+def matched_blocks(held: Mapping[int, Collection[int]], hashes: Sequence[int], slot: int) -> int:
+    """How many blocks from the first the slot holds; ``held``: hash to slots."""
+    for position, value in enumerate(hashes):
+        if slot not in held.get(value, ()):
+            return position
+    return len(hashes)

@@ -1,0 +1,221 @@
+"""Twin of ``_fastpath.token_bucket``: the same arithmetic in nanoseconds, on plain objects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf, isfinite
+from typing import Literal, NamedTuple, TypedDict
+
+from tests.reference.shared_memory import SharedMemory
+from tests.reference.slots import identity_word
+
+Kind = Literal["input", "output", "requests"]
+FARTHEST = 1 << 58
+OPENING = 1_000_000_000
+"""Nanoseconds for which a bucket that was opened and not configured is not given away."""
+LONGEST_FILL = 1 << 57
+STALE = -2
+
+
+class BucketsFull(Exception):
+    """More token buckets than places."""
+
+
+class JournalFull(Exception):
+    """More requests in flight than records."""
+
+
+class BucketState(TypedDict):
+    burst: float
+    available: float
+    seconds_until_full: float
+
+
+@dataclass
+class Bucket:
+    """``arrival`` is the moment at which the bucket will be full again."""
+
+    identity: int | None = None
+    generation: int | None = None
+    interval: float = 0.0
+    tolerance: float = 0.0
+    arrival: int = 0
+
+    @property
+    def configured(self) -> bool:
+        return self.generation is not None
+
+    def configure(self, generation: int, interval: float, tolerance: float, now: int) -> None:
+        if self.generation is None:
+            self.arrival = 0
+        else:
+            if generation <= self.generation:
+                return
+            if (interval, tolerance) != (self.interval, self.tolerance) and self.arrival > now:
+                share = (self.arrival - now) / self.tolerance
+                self.arrival = min(FARTHEST, now + int(share * tolerance))
+        self.generation, self.interval, self.tolerance = generation, interval, tolerance
+
+    def take(self, tokens: int, now: int) -> float:
+        """Nanoseconds to wait, 0 when they were taken."""
+        cost = tokens * self.interval
+        if not self.configured or cost > self.tolerance:
+            return inf
+        after = max(self.arrival, now) + int(cost + 0.5)
+        if after - now > self.tolerance + 1:
+            return int(after - now - self.tolerance) + 1
+        self.arrival = min(FARTHEST, after)
+        return 0
+
+    def give(self, tokens: int, now: int) -> None:
+        """Below zero: take them even if they are not there."""
+        if not self.configured or tokens == 0:
+            return
+        span = int(min(abs(tokens) * self.interval + 0.5, FARTHEST))
+        self.arrival = max(0, self.arrival - span) if tokens > 0 else min(FARTHEST, max(self.arrival, now) + span)
+
+    def available(self, now: int) -> float:
+        if not self.configured:
+            return 0.0
+        return (self.tolerance - max(0, self.arrival - now)) / self.interval
+
+
+class TokenBuckets:
+    def __init__(self, memory: SharedMemory) -> None:
+        self._buckets = memory.part("buckets", lambda: [Bucket() for _ in range(memory.buckets)])
+
+    def at(self, index: int) -> Bucket:
+        return self._buckets[index]
+
+    def open(self, identity: int, now: int) -> int:
+        word = identity_word(identity)
+        identities = [bucket.identity for bucket in self._buckets]
+        if word in identities:
+            return identities.index(word)
+        full = [index for index, bucket in enumerate(self._buckets) if bucket.arrival <= now]
+        index = identities.index(None) if None in identities else next(iter(full), None)
+        if index is None:
+            raise BucketsFull
+        self._buckets[index] = Bucket(word, arrival=now + OPENING)
+        return index
+
+    def sweep(self) -> None:
+        """No claim is ever half made here."""
+
+    def configure(self, index: int, generation: int, tokens: float, seconds: float, burst: float, now: int) -> None:
+        if not all(isfinite(number) and number > 0 for number in (tokens, seconds, burst)):
+            raise ValueError
+        interval = seconds * 1e9 / tokens
+        if interval * burst > LONGEST_FILL:
+            raise ValueError
+        self.at(index).configure(generation, interval, interval * burst, now)
+
+    def reserve(self, index: int, tokens: int, now: int) -> float:
+        if tokens < 0:
+            raise ValueError
+        return self.at(index).take(tokens, now) * 1e-9
+
+    def settle(self, index: int, reserved: int, used: int, now: int) -> None:
+        self.at(index).give(reserved - used, now)
+
+    def available(self, index: int, now: int) -> float:
+        return self.at(index).available(now)
+
+    def describe(self, index: int, now: int) -> BucketState | None:
+        bucket = self.at(index)
+        if not bucket.configured:
+            return None
+        return BucketState(
+            burst=bucket.tolerance / bucket.interval,
+            available=bucket.available(now),
+            seconds_until_full=max(0, bucket.arrival - now) * 1e-9,
+        )
+
+
+class Held(NamedTuple):
+    """Tokens of a bucket, and the identity that it had when they were taken."""
+
+    bucket: int
+    identity: int
+    tokens: int
+
+
+class LimitSet:
+    def __init__(self, limits: Sequence[tuple[int, int, Kind]]) -> None:
+        if len(limits) > 8:
+            raise ValueError
+        self.limits = [(bucket, identity_word(identity), kind) for bucket, identity, kind in limits]
+
+    def __len__(self) -> int:
+        return len(self.limits)
+
+    def amounts(self, input_tokens: int, output_tokens: int) -> list[Held]:
+        """What each limit asks for, in order."""
+        tokens = {"input": input_tokens, "output": output_tokens, "requests": 1}
+        return [Held(bucket, identity, tokens[kind]) for bucket, identity, kind in self.limits]
+
+
+@dataclass
+class Records:
+    """One worker's part of the memory: what each open handle holds."""
+
+    held: dict[int, list[Held]] = field(default_factory=dict)
+
+
+class Journal:
+    def __init__(self, memory: SharedMemory, worker: int) -> None:
+        if worker >= memory.workers:
+            raise IndexError
+        self._buckets = TokenBuckets(memory)
+        self._capacity = memory.journal_records
+        self._records = memory.part(f"journal {worker}", Records)
+        self.refused = -1
+        self.wait = 0.0
+
+    def take(self, limits: LimitSet, input_tokens: int, output_tokens: int, now: int) -> int:
+        if input_tokens < 0 or output_tokens < 0:
+            raise ValueError
+        if self.in_use == self._capacity:
+            raise JournalFull
+        wanted = limits.amounts(input_tokens, output_tokens)
+        if any(self._buckets.at(each.bucket).identity != each.identity for each in wanted):
+            self.refused = -1
+            return STALE
+        for position, each in enumerate(wanted):
+            wait = self._buckets.at(each.bucket).take(each.tokens, now)
+            if wait:
+                self._give_back(wanted[:position], now)
+                self.refused, self.wait = position, wait * 1e-9
+                return -1
+        self.refused = -1
+        handle = next(handle for handle in range(self._capacity) if handle not in self._records.held)
+        self._records.held[handle] = wanted
+        return handle
+
+    def _give_back(self, held: list[Held], now: int) -> None:
+        for bucket, identity, tokens in reversed(held):
+            if self._buckets.at(bucket).identity == identity:
+                self._buckets.at(bucket).give(tokens, now)
+
+    def _close(self, handle: int) -> list[Held]:
+        if handle not in self._records.held:
+            raise ValueError
+        return self._records.held.pop(handle)
+
+    def settle(self, limits: LimitSet, handle: int, input_tokens: int, output_tokens: int, now: int) -> None:
+        held = self._close(handle)
+        used = limits.amounts(input_tokens, output_tokens)
+        pairs = zip(held, used, strict=True)
+        self._give_back([taken._replace(tokens=taken.tokens - spent.tokens) for taken, spent in pairs], now)
+
+    def cancel(self, handle: int, now: int) -> None:
+        self._give_back(self._close(handle), now)
+
+    def recover(self, now: int) -> int:
+        handles = list(self._records.held)
+        for handle in handles:
+            self.cancel(handle, now)
+        return len(handles)
+
+    @property
+    def in_use(self) -> int:
+        return len(self._records.held)

@@ -1,0 +1,32 @@
+"""Plain-Python twin of ``_fastpath.usage``: the standard library's parser at every ``"usage"``, from the last to the first."""
+
+import json
+import re
+from typing import Any
+
+_USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+
+
+def _count(usage: dict[str, Any], *names: str) -> int:
+    """The first of these members that is a count, -1 when none is."""
+    for name in names:
+        value = usage.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    return -1
+
+
+def scan_usage(text: bytes) -> tuple[int, int, int] | None:
+    """Prompt, completion and cached tokens of the last ``usage`` object that names prompt tokens."""
+    for found in reversed(list(_USAGE.finditer(text))):
+        try:
+            usage, _end = json.JSONDecoder().raw_decode(text[found.end() :].decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            continue
+        prompt = _count(usage, "prompt_tokens", "input_tokens")
+        if prompt < 0:
+            continue
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or usage
+        completion = _count(usage, "completion_tokens", "output_tokens")
+        return prompt, max(completion, 0), max(_count(details, "cached_tokens"), 0)
+    return None

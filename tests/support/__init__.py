@@ -1,0 +1,1 @@
+"""What tests of the real programs share: gateways as subprocesses, engines, and clients that see every byte."""

@@ -1,0 +1,1 @@
+"""What the type stubs say against what is compiled."""

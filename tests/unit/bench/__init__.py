@@ -1,0 +1,1 @@
+"""What the rigs count and compute, without running them."""

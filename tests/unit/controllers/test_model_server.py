@@ -1,0 +1,202 @@
+"""ModelServer: its defaults, and every fault by its path."""
+
+import pytest
+
+from _fastpath.scoring import SCORES_BY_NAME
+from controllers.api.model_server import SCORERS, Retry, TrafficPolicy
+from tests.unit.controllers.objects import faults, made, server
+
+ENDPOINTS = "endpoints: [{name: e, address: 10.0.0.1}]\n"
+FULL = """
+model: meta-llama/Llama-3-8B
+workloadSelector:
+  matchLabels: {app: llama}
+  pdGroup: {groupKey: group, prefillLabels: {role: prefill}, decodeLabels: {role: decode}}
+workloadPort: {port: 8000, protocol: https}
+trafficPolicy:
+  timeout: 2m
+  idleTimeout: 30s
+  connect: 500ms
+  retry: {attempts: 3, retryInterval: 50ms, budgetPercent: 10}
+  maxInFlight: 100
+kvConnector: {type: nixl}
+endpoints:
+- {name: a, address: 10.0.0.1, port: 9000, role: prefill, group: g, labels: {x: y}, events: {port: 5557, replayPort: 5558}}
+- {name: b, address: "fd00::1"}
+- {name: c, address: engine.example.com}
+scheduling:
+  policy: weighted
+  filters: [{name: least-request, args: {maxWaitingRequests: 5}}]
+  scorers: [{name: prefix-cache, weight: 2, args: {}}, {name: random}]
+  picker: best
+prefixCache: {mode: text, blockSize: 128}
+"""
+
+
+def test_a_server_that_uses_everything_has_no_fault():
+    assert faults(server(FULL)) == {}
+    spec = made(server(FULL)).spec
+    assert spec.endpoints[0].events.replay_port == 5558
+    assert spec.traffic_policy.retry == Retry(3, "50ms", 10)
+    assert [scorer.weight for scorer in spec.scheduling.scorers] == [2.0, 1.0]
+
+
+def test_what_is_left_out_has_its_default():
+    spec = made(server()).spec
+    assert (spec.model, spec.workload_port, spec.kv_connector) == (None, None, None)
+    assert spec.traffic_policy == TrafficPolicy("120s", "60s", "1s", Retry(1, "100ms", 20), 0)
+    assert (spec.scheduling.policy, spec.scheduling.scorers, spec.scheduling.picker) == ("cost", [], "best")
+    assert (spec.prefix_cache.mode, spec.prefix_cache.block_size) == ("text", 64)
+    assert (spec.endpoints[0].port, spec.endpoints[0].role) == (None, "both")
+
+
+def test_the_reference_systems_server_works_when_its_group_and_version_are_changed():
+    text = """
+    apiVersion: serving.penstock.dev/v1alpha1
+    kind: ModelServer
+    metadata:
+      name: deepseek-r1-1-5b
+      namespace: default
+    spec:
+      workloadSelector:
+        matchLabels:
+          app: deepseek-r1-1-5b
+      workloadPort:
+        port: 8000
+      model: "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+      inferenceEngine: "vLLM"
+      trafficPolicy:
+        timeout: 10s
+    """
+    assert faults(text) == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ("model: m", "spec"),
+        (ENDPOINTS + 'model: ""', "spec.model"),
+        (ENDPOINTS + f"model: {'m' * 257}", "spec.model"),
+        ("workloadSelector: {}", "spec.workloadSelector.matchLabels"),
+        (ENDPOINTS + "workloadPort: {port: 0}", "spec.workloadPort.port"),
+        (ENDPOINTS + "workloadPort: {port: 65536}", "spec.workloadPort.port"),
+        ("endpoints: [{name: e, address: a, port: 70000}]", "spec.endpoints[0].port"),
+        ('endpoints: [{name: e, address: ""}]', "spec.endpoints[0].address"),
+        ("endpoints: [{name: e, address: http://a}]", "spec.endpoints[0].address"),
+        ("endpoints: [{name: e, address: a/b}]", "spec.endpoints[0].address"),
+        ("endpoints: [{name: e, address: u@h}]", "spec.endpoints[0].address"),
+        ('endpoints: [{name: e, address: "a b"}]', "spec.endpoints[0].address"),
+        ('endpoints: [{name: e, address: "a\\nb"}]', "spec.endpoints[0].address"),
+        ('endpoints: [{name: e, address: "10.0.0.1:8000"}]', "spec.endpoints[0].address"),
+        ('endpoints: [{name: "", address: a}]', "spec.endpoints[0].name"),
+        ("endpoints: [{name: e, address: a}, {name: e, address: b}]", "spec.endpoints[1].name"),
+        ("endpoints: [{name: e, address: a}, {name: f, address: a}]", "spec.endpoints[1].address"),
+        (ENDPOINTS + "trafficPolicy: {timeout: soon}", "spec.trafficPolicy.timeout"),
+        (ENDPOINTS + "trafficPolicy: {timeout: 0s}", "spec.trafficPolicy.timeout"),
+        (ENDPOINTS + 'trafficPolicy: {idleTimeout: "5"}', "spec.trafficPolicy.idleTimeout"),
+        (ENDPOINTS + "trafficPolicy: {connect: -1s}", "spec.trafficPolicy.connect"),
+        (ENDPOINTS + "trafficPolicy: {retry: {retryInterval: x}}", "spec.trafficPolicy.retry.retryInterval"),
+        (ENDPOINTS + "trafficPolicy: {retry: {attempts: 11}}", "spec.trafficPolicy.retry.attempts"),
+        (ENDPOINTS + "trafficPolicy: {retry: {attempts: -1}}", "spec.trafficPolicy.retry.attempts"),
+        (ENDPOINTS + "trafficPolicy: {retry: {budgetPercent: -1}}", "spec.trafficPolicy.retry.budgetPercent"),
+        (ENDPOINTS + "trafficPolicy: {retry: {budgetPercent: 101}}", "spec.trafficPolicy.retry.budgetPercent"),
+        (ENDPOINTS + "trafficPolicy: {maxInFlight: -1}", "spec.trafficPolicy.maxInFlight"),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: fastest}]}",
+            "spec.scheduling.scorers[0].name",
+        ),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}, {name: random, weight: -1}]}",
+            "spec.scheduling.scorers[1].weight",
+        ),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random, weight: .nan}]}",
+            "spec.scheduling.scorers[0].weight",
+        ),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random, weight: .inf}]}",
+            "spec.scheduling.scorers[0].weight",
+        ),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}], filters: [{name: lora}]}",
+            "spec.scheduling.filters[0].name",
+        ),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}],"
+            " filters: [{name: least-request, args: {maxWaitingRequests: .inf}}]}",
+            "spec.scheduling.filters[0].args.maxWaitingRequests",
+        ),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}],"
+            " filters: [{name: least-request, args: {maxWaitingRequests: true}}]}",
+            "spec.scheduling.filters[0].args.maxWaitingRequests",
+        ),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}],"
+            " filters: [{name: least-request, args: {maxWaitingRequest: 5}}]}",
+            "spec.scheduling.filters[0].args.maxWaitingRequest",
+        ),
+        (ENDPOINTS + "scheduling: {scorers: [{name: random}]}", "spec.scheduling.policy"),
+        (ENDPOINTS + "scheduling: {filters: [{name: least-request}]}", "spec.scheduling.policy"),
+        (ENDPOINTS + "scheduling: {policy: weighted}", "spec.scheduling.scorers"),
+        (ENDPOINTS + "prefixCache: {mode: tokens}", "spec.prefixCache.mode"),
+        (ENDPOINTS + "prefixCache: {blockSize: 7}", "spec.prefixCache.blockSize"),
+        (ENDPOINTS + "prefixCache: {blockSize: 65537}", "spec.prefixCache.blockSize"),
+    ],
+)
+def test_a_fault_names_the_field_by_its_path(spec, path):
+    found = faults(server(spec))
+    assert list(found) == [path]
+    assert found[path]
+
+
+def test_an_engine_on_two_ports_is_two_engines():
+    assert faults(server("endpoints: [{name: e, address: a, port: 1}, {name: f, address: a, port: 2}]")) == {}
+
+
+def test_an_engine_that_stands_twice_by_its_default_port_is_found():
+    text = server("endpoints: [{name: e, address: a}, {name: f, address: a, port: 8000}]")
+    assert list(faults(text)) == ["spec.endpoints[1].address"]
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_every_scorer_that_is_documented_is_one_of_the_scheduler(scorer):
+    assert scorer in SCORES_BY_NAME
+    assert faults(server(ENDPOINTS + f"scheduling: {{policy: weighted, scorers: [{{name: {scorer}}}]}}")) == {}
+
+
+def test_all_faults_are_found_at_once():
+    spec = """
+    model: ""
+    endpoints: [{name: "", address: "", port: 0}]
+    trafficPolicy: {timeout: x, connect: y}
+    prefixCache: {mode: tokens, blockSize: 1}
+    """
+    assert len(faults(server(spec))) == 8
+
+
+@pytest.mark.parametrize("scorer", ["lora-affinity", "session"])
+def test_a_scorer_that_is_to_come_is_refused_as_not_built_rather_than_unknown(scorer):
+    found = faults(server(ENDPOINTS + f"scheduling: {{policy: weighted, scorers: [{{name: {scorer}}}]}}"))
+    assert found["spec.scheduling.scorers[0].name"].startswith(f"scorer `{scorer}` is not built yet: use one of ")
+
+
+@pytest.mark.parametrize(
+    ("spec", "paths"),
+    [
+        (ENDPOINTS, []),
+        (ENDPOINTS + "trafficPolicy: {retry: {retryInterval: 1s, budgetPercent: 5}}", []),
+        (ENDPOINTS + "kvConnector: {type: nixl}", ["spec.kvConnector"]),
+        ("workloadSelector: {matchLabels: {a: b}}", ["spec.workloadSelector"]),
+        ("endpoints: [{name: e, address: a}, {name: f, address: b, labels: {x: y}}]", ["spec.endpoints[1].labels"]),
+        ("endpoints: [{name: e, address: a, events: {port: 1}}]", ["spec.endpoints[0].events"]),
+        ("endpoints: [{name: e, address: a, role: prefill}]", ["spec.endpoints[0].role"]),
+        (ENDPOINTS + "prefixCache: {tokenizer: t}", ["spec.prefixCache.tokenizer"]),
+        (ENDPOINTS + "prefixCache: {events: {port: 1}}", ["spec.prefixCache.events"]),
+    ],
+)
+def test_fields_without_effect_are_no_faults_and_are_named(spec, paths):
+    assert faults(server(spec)) == {}
+    found = list(made(server(spec)).not_built())
+    assert [fault.path for fault in found] == paths
+    assert all("is not done yet" in fault.message for fault in found)

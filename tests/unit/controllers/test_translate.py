@@ -1,0 +1,274 @@
+"""From the API's objects to what the gateway serves, and what the objects' status says of it."""
+
+import pytest
+
+from controllers.network import model_route, model_server
+from controllers.network.desired import DesiredState
+from controllers.network.model_route import RESOLVE_SECONDS, ModelRouteReconciler
+from controllers.network.model_server import ModelServerReconciler
+from controllers.store.store import Key, key_of
+from gateway.datastore import model
+from gateway.datastore.wire import Change, Frame, Kind, decode, encode
+from tests.unit.controllers import test_model_route, test_model_server
+from tests.unit.controllers.objects import made, route, server
+
+ROUTE, SERVER = Key("ModelRoute", "default", "r"), Key("ModelServer", "default", "s")
+
+
+def routed(spec=test_model_route.RULE, **more):
+    return model_route.translate(made(route(spec, **more)))
+
+
+def served(spec=test_model_server.ENDPOINTS, **more):
+    return model_server.translate(made(server(spec, **more)))
+
+
+def endpoints(text):
+    item = made(text)
+    return [model_server.endpoint_of(item, spec) for spec in item.spec.endpoints]
+
+
+# -- routes
+
+
+def test_a_route_is_named_by_its_namespace_and_leads_into_it():
+    found = routed(namespace="team")
+    assert (found.name, found.model_name, found.adapters, found.limits) == ("team/r", "m", (), ())
+    assert found.rules == (model.Rule((model.Target("team/s", 100),)),)
+
+
+def test_every_part_of_a_rule_arrives():
+    found = routed(test_model_route.FULL)
+    assert found.adapters == ("a", "b")
+    assert found.rules == (
+        model.Rule(
+            (model.Target("default/big", 90), model.Target("default/small", 10)),
+            "gold",
+            model.Match(
+                {
+                    "x-tier": model.StringMatch(exact="gold"),
+                    "x-team": model.StringMatch(regex="^(red|blue)$"),
+                },
+                model.StringMatch(prefix="/v1/chat"),
+                "a",
+            ),
+        ),
+        model.Rule((model.Target("default/small", 100),)),
+    )
+
+
+def test_every_amount_of_a_limit_is_a_limit():
+    assert routed(test_model_route.FULL).limits == (
+        model.Limit("inputTokensPerUnit", "input", 1000.0, 60.0, 1000.0),
+        model.Limit("outputTokensPerUnit", "output", 500.0, 60.0, 500.0),
+        model.Limit("team", "input", 10.0, 3600.0, 20.0, "header", "x-team"),
+        model.Limit("team", "requests", 5.0, 3600.0, 20.0, "header", "x-team"),
+        model.Limit("tenant", "requests", 5.0, 1.0, 5.0, "tenant"),
+    )
+
+
+def test_the_name_of_a_limits_header_is_in_lower_case_as_the_gateway_asks_for_it():
+    text = test_model_route.RULE + "rateLimit: {limits: [{name: a, requests: 1, key: {type: header, header: X-Team}}]}"
+    assert routed(text).limits[0].header == "x-team"
+
+
+def test_a_route_is_as_old_as_its_object():
+    text = route().replace("{name: r}", '{name: r, creationTimestamp: "2020-01-01T00:00:00Z"}')
+    assert model_route.translate(made(text)).created == "2020-01-01T00:00:00Z"
+
+
+def test_an_empty_match_matches_everything_like_none():
+    found = routed("rules: [{targetModels: [{modelServerName: s}], modelMatch: {}}]")
+    assert found.rules[0].match == model.Match()
+
+
+# -- servers
+
+
+def test_a_server_with_nothing_said_has_the_gateways_defaults():
+    assert served() == model.Server(
+        "default/s", traffic=model.Traffic(
+            timeout=120.0, idle_timeout=60.0, connect_timeout=1.0, attempts=2, retry_interval=0.1,
+            retry_budget_percent=20.0, maximum_in_flight=0,
+        )
+    )  # fmt: skip
+
+
+def test_every_part_of_a_server_arrives():
+    assert served(test_model_server.FULL, namespace="team") == model.Server(
+        "team/s",
+        "vLLM",
+        "meta-llama/Llama-3-8B",
+        model.Scheduling("weighted", {"prefix-cache": 2.0, "random": 1.0}, 5.0),
+        model.PrefixCache("text", 128),
+        model.Traffic(
+            timeout=120.0, idle_timeout=30.0, connect_timeout=0.5, attempts=4, retry_interval=0.05,
+            retry_budget_percent=10.0, maximum_in_flight=100,
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "waiting"), [("", 10.0), ("args: {}", 10.0), ("args: {maxWaitingRequests: 3}", 3.0)])
+def test_the_least_request_filter_says_from_how_many_waiting_on(args, waiting):
+    spec = f"scheduling: {{policy: weighted, scorers: [{{name: random}}], filters: [{{name: least-request, {args}}}]}}"
+    assert served(test_model_server.ENDPOINTS + spec).scheduling.maximum_waiting == waiting
+
+
+def test_without_a_filter_waiting_requests_are_no_matter():
+    assert served().scheduling.maximum_waiting == 0
+
+
+def test_a_prefix_cache_can_be_off():
+    assert served(test_model_server.ENDPOINTS + 'prefixCache: {mode: "off"}').prefix_cache.mode == "off"
+
+
+def test_endpoints_have_their_own_port_the_workloads_or_the_engines_usual_one():
+    spec = "endpoints: [{name: a, address: x, port: 1234}, {name: b, address: y}]"
+    assert [one.port for one in endpoints(server(spec))] == [1234, 8000]
+    assert [one.port for one in endpoints(server(spec, engine="SGLang"))] == [1234, 30000]
+    with_port = spec + "\nworkloadPort: {port: 9000, protocol: https}"
+    found = endpoints(server(with_port))
+    assert [one.port for one in found] == [1234, 9000]
+    assert [one.url for one in found] == ["https://x:1234", "https://y:9000"]
+
+
+def test_every_part_of_an_endpoint_arrives():
+    first, second, third = endpoints(server(test_model_server.FULL, namespace="team"))
+    assert first == model.Endpoint("team/a", "team/s", "10.0.0.1:9000", "10.0.0.1", 9000, "https", "prefill", "g")
+    assert second.url == "https://[fd00::1]:8000"
+    assert third.url == "https://engine.example.com:8000"
+
+
+def test_an_engine_of_two_servers_is_one_engine_by_its_identity():
+    one, other = endpoints(server(name="s"))[0], endpoints(server(name="t"))[0]
+    assert one.identity == other.identity
+    assert one.key != other.key
+
+
+def test_whatever_is_without_fault_can_travel():
+    change = Change(
+        routes=(routed(test_model_route.FULL),),
+        servers=(served(test_model_server.FULL),),
+        endpoints=tuple(endpoints(server(test_model_server.FULL))),
+    )
+    assert decode(*encode(Frame(Kind.DELTA, 1, 1, change=change))).change == change
+
+
+# -- reconcilers
+
+
+class Store:
+    """Objects by key, and what was said of them."""
+
+    def __init__(self, *texts):
+        self.objects, self.statuses = {}, {}
+        for text in texts:
+            self.put(text)
+
+    def put(self, text):
+        item = made(text)
+        self.objects[key_of(item)] = item
+
+    def get(self, key):
+        return self.objects.get(key)
+
+    async def update_status(self, key, status):
+        self.statuses[key] = status
+
+    def conditions(self, key):
+        return {one.type: (one.status, one.reason) for one in self.statuses[key].conditions}
+
+
+async def test_a_route_is_put_and_its_status_says_that_its_servers_are_there():
+    store, desired = Store(route(), server()), DesiredState()
+    assert await ModelRouteReconciler(store, desired)(ROUTE) is None
+    assert desired.routes == {"default/r": routed()}
+    assert store.conditions(ROUTE) == {
+        "Accepted": ("True", "Valid"), "ResolvedRefs": ("True", "Resolved"), "Honoured": ("True", "AllFields"),
+    }  # fmt: skip
+
+
+async def test_a_route_without_its_server_is_put_all_the_same_says_so_and_is_looked_at_again():
+    store, desired = Store(route(), server(namespace="other")), DesiredState()
+    reconcile = ModelRouteReconciler(store, desired)
+    assert await reconcile(ROUTE) == RESOLVE_SECONDS
+    assert "default/r" in desired.routes
+    assert store.conditions(ROUTE)["ResolvedRefs"] == ("False", "ModelServerNotFound")
+    assert "no ModelServer s" in store.statuses[ROUTE].conditions[1].message
+    store.put(server())
+    assert await reconcile(ROUTE) is None
+    assert store.conditions(ROUTE)["ResolvedRefs"] == ("True", "Resolved")
+
+
+async def test_fields_of_a_route_that_have_no_effect_yet_are_named_by_its_status():
+    store = Store(route(test_model_route.FULL), server(name="big"), server(name="small"))
+    await ModelRouteReconciler(store, DesiredState())(ROUTE)
+    assert store.conditions(ROUTE)["Honoured"] == ("False", "NotBuiltYet")
+    message = store.statuses[ROUTE].conditions[-1].message
+    assert message == (
+        "spec.parentRefs, spec.rateLimit.global.redis, spec.rateLimit.onStoreFailure, spec.rateLimit.limits[1].key.type"
+        " are not done yet"
+    )
+
+
+async def test_fields_of_a_server_that_have_no_effect_yet_are_named_by_its_status():
+    text = test_model_server.FULL + "  tokenizer: t\n  events: {port: 1}\n"
+    text = text.replace("{mode: text, blockSize: 128}", "\n  blockSize: 128")
+    store = Store(server(text))
+    await ModelServerReconciler(store, DesiredState())(SERVER)
+    assert store.conditions(SERVER)["Honoured"] == ("False", "NotBuiltYet")
+    named = store.statuses[SERVER].conditions[-1].message.removesuffix(" are not done yet").split(", ")
+    assert named == [
+        "spec.workloadSelector", "spec.workloadSelector.pdGroup", "spec.kvConnector", "spec.endpoints[0].role",
+        "spec.endpoints[0].group", "spec.endpoints[0].labels", "spec.endpoints[0].events",
+        "spec.prefixCache.tokenizer", "spec.prefixCache.events",
+    ]  # fmt: skip
+
+
+async def test_one_field_without_effect_is_told_in_the_singular():
+    store = Store(server(test_model_server.ENDPOINTS + "kvConnector: {}"))
+    await ModelServerReconciler(store, DesiredState())(SERVER)
+    assert store.statuses[SERVER].conditions[-1].message == "spec.kvConnector is not done yet"
+
+
+async def test_a_status_says_which_generation_it_is_of():
+    store = Store(route().replace("{name: r}", "{name: r, generation: 7}"))
+    await ModelRouteReconciler(store, DesiredState())(ROUTE)
+    assert store.statuses[ROUTE].observed_generation == 7
+    assert {one.observed_generation for one in store.statuses[ROUTE].conditions} == {7}
+
+
+async def test_a_server_is_put_with_its_endpoints():
+    store, desired = Store(server()), DesiredState()
+    assert await ModelServerReconciler(store, desired)(SERVER) is None
+    assert desired.servers == {"default/s": served()}
+    assert list(desired.endpoints) == ["default/s#default/e"]
+    assert store.conditions(SERVER) == {
+        "Accepted": ("True", "Valid"), "EndpointsFound": ("True", "Listed"), "Honoured": ("True", "AllFields"),
+    }  # fmt: skip
+
+
+async def test_a_server_that_selects_pods_says_that_there_is_no_cluster():
+    store, desired = Store(server("workloadSelector: {matchLabels: {a: b}}")), DesiredState()
+    await ModelServerReconciler(store, desired)(SERVER)
+    assert desired.endpoints == {}
+    assert store.conditions(SERVER)["EndpointsFound"] == ("False", "NoEndpoints")
+
+
+async def test_what_is_gone_from_the_store_is_dropped():
+    store, desired = Store(route(), server()), DesiredState()
+    for kind, key in ((ModelRouteReconciler, ROUTE), (ModelServerReconciler, SERVER)):
+        reconcile = kind(store, desired)
+        await reconcile(key)
+        del store.objects[key]
+        assert await reconcile(key) is None
+    assert (desired.routes, desired.servers, desired.endpoints) == ({}, {}, {})
+
+
+async def test_an_endpoint_that_is_taken_out_of_its_server_is_dropped():
+    store, desired = Store(server("endpoints: [{name: a, address: x}, {name: b, address: y}]")), DesiredState()
+    reconcile = ModelServerReconciler(store, desired)
+    await reconcile(SERVER)
+    store.put(server("endpoints: [{name: b, address: y}]"))
+    await reconcile(SERVER)
+    assert list(desired.endpoints) == ["default/s#default/b"]

@@ -1,0 +1,1 @@
+"""Named behaviours and errors of the compiled hot path."""

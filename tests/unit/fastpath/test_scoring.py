@@ -1,0 +1,734 @@
+"""The scheduler by named behaviour: policies and what they refuse, each filter, each score, charging, and explaining."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _fastpath.hashing import BlockHashes
+from _fastpath.load import Load
+from _fastpath.scoring import REASONS, SCORES_BY_NAME, Policy, Pool, Scheduler
+from _fastpath.shared_memory import SharedMemory
+from _fastpath.slots import Slots
+
+NOW = 100.0
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass
+class Fleet:
+    """Some endpoints and the scheduler of worker 0."""
+
+    memory: SharedMemory
+    slots: Slots
+    scheduler: Scheduler
+
+    def add(self, identity: int, roles: int = 1, most: int = 0) -> tuple[int, int, int, int]:
+        return (*self.slots.acquire(self.memory.workers, identity), roles, most)
+
+    def pool(self, count: int, **options: int) -> Pool:
+        return Pool([self.add(2 * number + 2, **options) for number in range(count)])
+
+    def write(self, position: int, **values: float) -> bool:
+        """Metrics of the endpoint at this slot, which is its position; whether they were taken."""
+        names = ("running", "waiting", "kv_usage", "first_token", "inter_token", "hits")
+        numbers = [values.get(name, 0.0) for name in names]
+        return self.scheduler.load.write_metrics(position, 0, *numbers, values.get("now", NOW))
+
+    def scrape(self, position: int, **values: float) -> None:
+        assert self.write(position, **values)
+
+    def decide(self, pool: Pool, policy: Policy | None = None, **options: Any) -> tuple[int, int, int] | None:
+        arguments = {"hashes": None, "prompt_tokens": 100, "output_tokens": 10, "now": NOW, **options}
+        return self.scheduler.decide(pool, policy or Policy(), **arguments)
+
+    def dry(self, pool: Pool, policy: Policy | None = None, **options: Any) -> tuple[int, int, int] | None:
+        return self.decide(pool, policy, dry=True, **options)
+
+    def scores(self, pool: Pool, policy: Policy, **options: Any) -> list[float | None]:
+        self.dry(pool, policy, **options)
+        return [row["score"] for row in self.scheduler.explain(pool)]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    memory = SharedMemory.create(
+        str(tmp_path / "memory"), workers=2, slots=64, buckets=1, journal_records=1, prefix_bytes=1 << 16,
+        counter_series=1, counter_cells=1,
+    )  # fmt: skip
+    return Fleet(memory, Slots(memory), Scheduler(memory, 0, random_seed=1))
+
+
+def weighted(**weights: float) -> Policy:
+    return Policy(by_cost=False, weights={name.replace("_", "-"): weight for name, weight in weights.items()})
+
+
+def hashes(count: int) -> BlockHashes:
+    return BlockHashes.of(range(1000, 1000 + count))
+
+
+# -- policies ------------------------------------------------------------------------------------------------------
+
+
+def test_defaults() -> None:
+    policy = Policy()
+    assert policy.by_cost
+    assert (policy.stale_after, policy.maximum_waiting, policy.latency_factor) == (5.0, 0.0, 0.5)
+    assert (policy.prefill_tokens_per_second, policy.decode_seconds_per_request) == (8000.0, 0.00035)
+
+
+def test_names_of_scores() -> None:
+    assert list(SCORES_BY_NAME) == ["least-request", "least-latency", "kv-usage", "prefix-cache", "random"]
+    assert REASONS == ("", "wrong_role", "excluded", "full", "waiting", "gone")
+
+
+@pytest.mark.parametrize("name", ["least_request", "", "Random", "lora-affinity"])
+def test_unknown_scorer(name: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown scorer .*least-request, least-latency"):
+        Policy(by_cost=False, weights={name: 1})
+
+
+@pytest.mark.parametrize("by_cost", [True, False])
+@pytest.mark.parametrize("weight", [-0.1, -5, float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_refused(by_cost: bool, weight: float) -> None:
+    message = f"the weight of random must be a number, 0 or above, not {weight}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Policy(by_cost=by_cost, weights={"least-request": 1, "random": weight})
+
+
+def test_huge_weights_make_all_equal(fleet: Fleet) -> None:
+    """The scores overflow to infinity, and 0 times it is no number."""
+    pool = fleet.pool(3)
+    fleet.scrape(0, running=5, kv_usage=1)
+    assert {fleet.dry(pool, weighted(least_request=1.7e308))[0] for _ in range(50)} <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("rate", [0, -1])
+def test_prefill_rate_must_be_above_zero(rate: float) -> None:
+    with pytest.raises(ValueError, match="prefill_tokens_per_second"):
+        Policy(prefill_tokens_per_second=rate)
+
+
+def test_policies_take_keywords_only() -> None:
+    with pytest.raises(TypeError):
+        Policy(True)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("weight", ["1", None])
+def test_weight_of_another_type(weight: object) -> None:
+    with pytest.raises(TypeError):
+        Policy(by_cost=False, weights={"random": weight})  # type: ignore[dict-item]
+
+
+def test_a_policy_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Policy().by_cost = False
+
+
+# -- pools ---------------------------------------------------------------------------------------------------------
+
+
+def test_size_of_a_pool(fleet: Fleet) -> None:
+    assert len(Pool([])) == 0
+    assert len(fleet.pool(3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "error"),
+    [([(1, 2, 3)], ValueError), ([(1, 2, 3, 4, 5)], ValueError), ([1], TypeError), ([(-1, 0, 1, 0)], OverflowError),
+     ([(0, 0, 2**32, 0)], OverflowError), ([("a", 0, 1, 0)], TypeError), (None, TypeError)],
+)  # fmt: skip
+def test_endpoints_of_another_shape(endpoints: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Pool(endpoints)
+
+
+def test_a_slot_stands_once_in_a_pool() -> None:
+    with pytest.raises(ValueError, match="slot 5 stands twice"):
+        Pool([(5, 0, 1, 0), (6, 0, 1, 0), (5, 2, 1, 0)])
+
+
+def test_a_pool_spans_at_most_512_pages() -> None:
+    assert len(Pool([(64 * number, 0, 1, 0) for number in range(512)])) == 512
+    with pytest.raises(ValueError, match="32,768 slots"):
+        Pool([(64 * number, 0, 1, 0) for number in range(513)])
+
+
+def test_an_empty_pool_has_nobody(fleet: Fleet) -> None:
+    pool = Pool([])
+    assert fleet.decide(pool) is None
+    assert fleet.scheduler.filtered(pool) == {}
+    assert fleet.scheduler.explain(pool) == []
+
+
+# -- filters -------------------------------------------------------------------------------------------------------
+
+
+def test_one_endpoint(fleet: Fleet) -> None:
+    assert fleet.dry(fleet.pool(1)) == (0, 0, 100)
+
+
+def test_excluded(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    assert {fleet.dry(pool, excluded=[0, 2])[0] for _ in range(50)} == {1}
+    assert fleet.scheduler.filtered(pool) == {"excluded": 2}
+    assert fleet.dry(pool, excluded=iter((0, 1, 2))) is None
+    assert fleet.scheduler.filtered(pool) == {"excluded": 3}
+
+
+def test_excluded_does_not_last(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    assert fleet.dry(pool, excluded=[0]) is None
+    for excluded in (None, (), set()):
+        assert fleet.dry(pool, excluded=excluded) == (0, 0, 100)
+    assert fleet.scheduler.filtered(pool) == {}
+
+
+def test_excluded_positions_beyond_the_pool_are_nobody(fleet: Fleet) -> None:
+    assert fleet.dry(fleet.pool(1), excluded=[1, 7, 2**63]) == (0, 0, 100)
+
+
+def test_excluded_of_another_type(fleet: Fleet) -> None:
+    for excluded, error in (([-1], OverflowError), (["a"], TypeError), (5, TypeError)):
+        with pytest.raises(error):
+            fleet.decide(fleet.pool(1), excluded=excluded)
+    assert fleet.scheduler.load.read(0, 0) == (0, 0, 0)
+
+
+def test_role(fleet: Fleet) -> None:
+    pool = Pool([fleet.add(2, roles=1), fleet.add(4, roles=2), fleet.add(6, roles=3), fleet.add(8, roles=0)])
+    assert {fleet.dry(pool, role=1)[0] for _ in range(50)} == {0, 2}
+    assert fleet.scheduler.filtered(pool) == {"wrong_role": 2}
+    assert {fleet.dry(pool, role=2)[0] for _ in range(50)} == {1, 2}
+    assert fleet.dry(pool, role=4) is None
+    assert fleet.dry(pool, role=0) is None
+    assert fleet.scheduler.filtered(pool) == {"wrong_role": 4}
+
+
+def test_full(fleet: Fleet) -> None:
+    pool = fleet.pool(2, most=2)
+    assert [fleet.decide(pool) is None for _ in range(5)] == [False] * 4 + [True]
+    assert fleet.scheduler.filtered(pool) == {"full": 2}
+    assert fleet.scheduler.release(pool, 1, 100, 10)
+    assert fleet.decide(pool)[0] == 1
+
+
+def test_full_counts_every_worker(fleet: Fleet) -> None:
+    pool = fleet.pool(1, most=2)
+    other = Load(fleet.memory, 1)
+    other.charge(0, 0, 5, 5)
+    assert fleet.decide(pool) is not None
+    assert fleet.decide(pool) is None
+
+
+def test_waiting(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    for position, waiting in enumerate((1, 2, 3)):
+        fleet.scrape(position, waiting=waiting)
+    assert fleet.dry(pool, Policy(maximum_waiting=2)) == (0, 0, 100)
+    assert fleet.scheduler.filtered(pool) == {"waiting": 2}
+    assert fleet.dry(pool, Policy(maximum_waiting=1)) is None
+    assert fleet.dry(pool, Policy(maximum_waiting=0)) is not None
+    assert fleet.scheduler.filtered(pool) == {}
+
+
+def test_gone(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.slots.drop(fleet.memory.workers, 0)
+    assert fleet.slots.sweep() == [0]
+    assert {fleet.decide(pool)[0] for _ in range(20)} == {1}
+    assert fleet.scheduler.filtered(pool) == {"gone": 1}
+    again = Pool([fleet.add(100)])
+    assert fleet.decide(again) == (0, 0, 100)
+    assert fleet.scheduler.explain(pool)[0]["filtered"] == "gone"
+
+
+def test_each_reason_is_counted(fleet: Fleet) -> None:
+    names = [fleet.add(2), fleet.add(4, roles=2), fleet.add(6), fleet.add(8, most=1), fleet.add(10), fleet.add(12)]
+    pool = Pool(names)
+    fleet.scheduler.load.charge(3, 0, 0, 0)
+    fleet.scrape(4, waiting=50)
+    for position in (0, 1, 2, 3, 5):
+        fleet.scrape(position)
+    fleet.slots.drop(fleet.memory.workers, 5)
+    fleet.slots.sweep()
+    assert fleet.decide(pool, Policy(maximum_waiting=50), excluded=[2]) == (0, 0, 100)
+    reasons = [row["filtered"] for row in fleet.scheduler.explain(pool)]
+    assert reasons == ["", "wrong_role", "excluded", "full", "waiting", "gone"]
+    assert fleet.scheduler.filtered(pool) == dict.fromkeys(reasons[1:], 1)
+
+
+# -- scores --------------------------------------------------------------------------------------------------------
+
+
+def test_cost_of_prefill(fleet: Fleet) -> None:
+    """Seconds of what is queued there and of the prompt."""
+    pool = fleet.pool(2)
+    fleet.scheduler.load.charge(0, 0, 8000, 0)
+    scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=4000)
+    assert scores == pytest.approx([-1.5, -0.5])
+    assert fleet.dry(pool)[0] == 1
+
+
+def test_cost_of_a_cached_prompt(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scheduler.prefixes.learn(hashes(3), 0, NOW)
+    scores = fleet.scores(pool, Policy(), prompt_tokens=8000, hashes=hashes(4))
+    assert scores == pytest.approx([-0.25, -1.0])
+    assert fleet.dry(pool, prompt_tokens=8000, hashes=hashes(4)) == (0, 3, 2000)
+
+
+def test_cost_of_company(fleet: Fleet) -> None:
+    """Each request beside it slows it, and is slowed as much."""
+    pool = fleet.pool(3)
+    fleet.scrape(0, running=4, waiting=1)
+    fleet.scrape(1, running=1)
+    fleet.scrape(2)
+    for _ in range(2):
+        fleet.scheduler.load.charge(1, 0, 0, 0)
+    scores = fleet.scores(pool, Policy(decode_seconds_per_request=0.5), prompt_tokens=0, output_tokens=10)
+    # what we sent and the engine does not show yet counts as well
+    assert scores == pytest.approx([-50.0, -20.0, 0.0])
+
+
+@pytest.mark.parametrize(("usage", "seconds"), [(0.0, 0), (0.9, 0), (0.95, 5), (1.0, 10)])
+def test_cost_of_a_full_cache(fleet: Fleet, usage: float, seconds: float) -> None:
+    pool = fleet.pool(1)
+    fleet.scrape(0, kv_usage=usage)
+    assert fleet.scores(pool, Policy(), prompt_tokens=0) == pytest.approx([-seconds])
+
+
+def test_a_cached_prefix_beats_a_little_company_and_not_a_crowd(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scheduler.prefixes.learn(hashes(10), 0, NOW)
+    for running, chosen in ((1, 0), (500, 1)):
+        fleet.scrape(0, running=running)
+        fleet.scrape(1)
+        assert fleet.dry(pool, prompt_tokens=8000, hashes=hashes(10))[0] == chosen
+
+
+def test_least_request(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    for position, running in enumerate((4, 1, 0)):
+        fleet.scrape(position, running=running)
+    assert fleet.scores(pool, weighted(least_request=2)) == pytest.approx([0, 150, 200])
+
+
+def test_least_request_of_idle_endpoints(fleet: Fleet) -> None:
+    assert fleet.scores(fleet.pool(2), weighted(least_request=1)) == [100, 100]
+
+
+def test_least_latency(fleet: Fleet) -> None:
+    pool = fleet.pool(4)
+    fleet.scrape(0, first_token=0.1, inter_token=0.03)
+    fleet.scrape(1, first_token=0.3, inter_token=0.01)
+    fleet.scrape(2, first_token=0.2, inter_token=0.02)
+    fleet.scrape(3, first_token=0.9)
+    policy = Policy(by_cost=False, weights={"least-latency": 1}, latency_factor=0.75)
+    # the last one has no time between tokens: half of what is possible
+    assert fleet.scores(pool, policy) == pytest.approx([75, 25, 50, 50])
+
+
+def test_least_latency_of_one_that_is_measured(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scrape(0, first_token=5, inter_token=5)
+    assert fleet.scores(pool, weighted(least_latency=1)) == [100, 50]
+
+
+def test_filtered_endpoints_do_not_set_the_scale(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    for position, latency in enumerate((0.1, 0.2, 9.0)):
+        fleet.scrape(position, running=latency * 10, first_token=latency, inter_token=latency)
+    policy = weighted(least_latency=1, least_request=1)
+    assert fleet.scores(pool, policy, excluded=[2]) == pytest.approx([150, 0, None])
+
+
+def test_kv_usage(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    for position, usage in enumerate((0, 0.25, 1)):
+        fleet.scrape(position, kv_usage=usage)
+    assert fleet.scores(pool, weighted(kv_usage=1)) == pytest.approx([100, 75, 0])
+
+
+def test_prefix_cache(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    for slot, count in enumerate((0, 1, 4)):
+        fleet.scheduler.prefixes.learn(hashes(count), slot, NOW)
+    assert fleet.scores(pool, weighted(prefix_cache=1), hashes=hashes(4)) == pytest.approx([0, 25, 100])
+    assert fleet.scores(pool, weighted(prefix_cache=1), hashes=hashes(0)) == [0, 0, 0]
+    assert fleet.scores(pool, weighted(prefix_cache=1)) == [0, 0, 0]
+
+
+def test_random(fleet: Fleet) -> None:
+    pool = fleet.pool(4)
+    seen = [score for _ in range(200) for score in fleet.scores(pool, weighted(random=2))]
+    assert 0 <= min(seen) < 10
+    assert 190 < max(seen) < 200
+    assert abs(sum(seen) / len(seen) - 100) < 10
+    assert len(set(seen)) == len(seen)
+
+
+def test_weights_add_up(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.scrape(0, running=1, kv_usage=0.5)
+    fleet.scheduler.prefixes.learn(hashes(1), 0, NOW)
+    policy = weighted(least_request=1, kv_usage=2, prefix_cache=3, least_latency=4)
+    assert fleet.scores(pool, policy, hashes=hashes(2)) == pytest.approx([0 + 100 + 150 + 200])
+
+
+def test_without_weights_all_are_equal(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    fleet.scrape(0, running=100, kv_usage=1)
+    assert fleet.scores(pool, weighted()) == [0, 0, 0]
+    assert set(Counter(fleet.dry(pool, weighted())[0] for _ in range(100))) == {0, 1, 2}
+
+
+def test_weights_do_nothing_by_cost(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scrape(0, running=3)
+    assert fleet.scores(pool, Policy(weights={"kv-usage": 5})) == fleet.scores(pool, Policy())
+
+
+# -- scrapes -------------------------------------------------------------------------------------------------------
+
+
+def test_never_scraped_is_taken_for_the_mean(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    fleet.scrape(0, running=2, waiting=2, kv_usage=0.5)
+    fleet.scrape(1, running=8, waiting=0, kv_usage=0.25)
+    fleet.dry(pool)
+    row = fleet.scheduler.explain(pool)[2]
+    assert (row["running"], row["waiting"], row["kv_usage"], row["scraped"]) == (6, 1, 0.375, False)
+
+
+def test_our_own_load_counts_when_it_is_above_the_mean(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scrape(0, running=2)
+    for _ in range(5):
+        fleet.scheduler.load.charge(1, 0, 0, 0)
+    fleet.dry(pool)
+    assert [row["running"] for row in fleet.scheduler.explain(pool)] == [2, 5]
+
+
+def test_nobody_was_ever_scraped(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scheduler.load.charge(0, 0, 0, 0)
+    assert fleet.dry(pool)[0] == 1
+    assert [row["running"] for row in fleet.scheduler.explain(pool)] == [1, 0]
+
+
+@pytest.mark.parametrize(("age", "scraped"), [(-1, True), (0, True), (5, True), (5.001, False), (90, False)])
+def test_a_stale_scrape_says_nothing(fleet: Fleet, age: float, scraped: bool) -> None:
+    pool = fleet.pool(1)
+    fleet.scrape(0, running=7, waiting=3, kv_usage=0.5, now=NOW - age)
+    fleet.dry(pool)
+    row = fleet.scheduler.explain(pool)[0]
+    assert (row["scraped"], row["running"], row["kv_usage"]) == ((True, 10, 0.5) if scraped else (False, 0, 0))
+
+
+def test_a_scrape_that_grew_stale_says_nothing(fleet: Fleet) -> None:
+    pool, policy = fleet.pool(2), weighted(least_latency=1, least_request=1, kv_usage=1)
+    fleet.scrape(0, running=4, first_token=2, inter_token=2, kv_usage=1)
+    fleet.scrape(1, first_token=1, inter_token=1)
+    assert fleet.scores(pool, policy) == [0, 300]
+    assert fleet.scores(pool, policy, now=NOW + 6) == [250, 250]
+    assert fleet.scores(pool, policy) == [0, 300]
+
+
+def test_a_scrape_of_the_former_endpoint_says_nothing(fleet: Fleet) -> None:
+    fleet.pool(1)
+    fleet.scrape(0, running=7)
+    fleet.slots.drop(fleet.memory.workers, 0)
+    fleet.slots.sweep()
+    pool = Pool([fleet.add(50)])
+    fleet.dry(pool)
+    assert not fleet.scheduler.explain(pool)[0]["scraped"]
+
+
+# -- charge, learn, release ----------------------------------------------------------------------------------------
+
+
+def test_a_decision_charges(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    assert fleet.decide(pool, prompt_tokens=70, output_tokens=30) == (0, 0, 70)
+    assert fleet.scheduler.load.read(0, 0) == (1, 70, 30)
+
+
+def test_a_dry_decision_does_not(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.dry(pool, hashes=hashes(4))
+    assert fleet.scheduler.load.read(0, 0) == (0, 0, 0)
+    assert fleet.scheduler.prefixes.match(hashes(4), [0]) == [0]
+
+
+def test_a_decision_learns(fleet: Fleet) -> None:
+    pool = fleet.pool(4)
+    first = fleet.decide(pool, hashes=hashes(4), prompt_tokens=64)
+    assert first[1:] == (0, 64)
+    assert fleet.scheduler.prefixes.match(hashes(4), [0, 1, 2, 3]) == [4 * (slot == first[0]) for slot in range(4)]
+    fleet.scheduler.release(pool, first[0], 64, 10)
+    assert fleet.decide(pool, hashes=hashes(8), prompt_tokens=128) == (first[0], 4, 64)
+
+
+@pytest.mark.parametrize(("later", "is_kept"), [(7, False), (9, True)])
+def test_a_decision_learns_again_what_was_learned_some_time_ago(tmp_path: Path, later: int, is_kept: bool) -> None:
+    memory = SharedMemory.create(
+        str(tmp_path / "small"), workers=2, slots=64, buckets=1, journal_records=1, prefix_bytes=192,
+        counter_series=1, counter_cells=1,
+    )  # fmt: skip
+    small = Fleet(memory, Slots(memory), Scheduler(memory, 0))
+    pool = small.pool(1)
+    small.decide(pool, hashes=hashes(2), now=NOW)
+    small.decide(pool, hashes=hashes(2), now=NOW + later)
+    others = [BlockHashes.of([number * 0xA0761D6478BD642F % (1 << 64)]) for number in range(100, 107)]
+    for other in others:  # with the two above one more than there are places
+        small.scheduler.prefixes.learn(other, 0, NOW + 5)
+    assert small.scheduler.prefixes.match(hashes(2), [0]) == [2 if is_kept else 0]
+
+
+def test_nobody_left_charges_nothing(fleet: Fleet) -> None:
+    pool = fleet.pool(1, most=1)
+    fleet.decide(pool)
+    assert fleet.decide(pool, hashes=hashes(2)) is None
+    assert fleet.scheduler.load.read(0, 0) == (1, 100, 10)
+    assert fleet.scheduler.prefixes.match(hashes(2), [0]) == [0]
+
+
+def test_first_token_and_release(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.decide(pool)
+    fleet.decide(pool)
+    assert fleet.scheduler.first_token(pool, 0, 100)
+    assert fleet.scheduler.load.read(0, 0) == (2, 100, 20)
+    assert fleet.scheduler.release(pool, 0, 0, 10)
+    assert fleet.scheduler.load.read(0, 0) == (1, 100, 10)
+    assert fleet.scheduler.release(pool, 0, 100, 10)
+    assert fleet.scheduler.load.read(0, 0) == (0, 0, 0)
+    assert not fleet.scheduler.release(pool, 0, 100, 10)
+    assert fleet.scheduler.load.read(0, 0) == (0, 0, 0)
+
+
+def test_a_late_release_does_nothing(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.decide(pool)
+    fleet.slots.drop(fleet.memory.workers, 0)
+    fleet.slots.sweep()
+    successor = Pool([fleet.add(50)])
+    fleet.decide(successor)
+    assert not fleet.scheduler.release(pool, 0, 100, 10)
+    assert not fleet.scheduler.first_token(pool, 0, 100)
+    assert fleet.scheduler.load.read(0, 2) == (1, 100, 10)
+
+
+@pytest.mark.parametrize("chosen", [1, 2, 2**40])
+def test_release_of_a_position_beyond_the_pool(fleet: Fleet, chosen: int) -> None:
+    pool = fleet.pool(1)
+    with pytest.raises(IndexError):
+        fleet.scheduler.release(pool, chosen, 0, 0)
+    with pytest.raises(IndexError):
+        fleet.scheduler.first_token(pool, chosen, 0)
+
+
+def test_without_a_row_decisions_are_dry(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    reader = Scheduler(fleet.memory)
+    arguments = (pool, Policy(), None, 100, 10, NOW)
+    assert reader.decide(*arguments, dry=True) == (0, 0, 100)
+    with pytest.raises(ValueError, match="row of its own"):
+        reader.decide(*arguments)
+    with pytest.raises(ValueError, match="row of its own"):
+        reader.release(pool, 0, 0, 0)
+    assert fleet.scheduler.load.read(0, 0) == (0, 0, 0)
+
+
+def test_two_workers_see_each_other(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    other = Scheduler(fleet.memory, 1)
+    for _ in range(10):
+        first = fleet.decide(pool)[0]
+        assert other.decide(Pool([(0, 0, 1, 0), (1, 0, 1, 0)]), Policy(), None, 100, 10, NOW)[0] == 1 - first
+
+
+@pytest.mark.parametrize("row", [2, 3, 1000])
+def test_a_row_that_is_not_there(fleet: Fleet, row: int) -> None:
+    with pytest.raises(IndexError):
+        Scheduler(fleet.memory, row)
+
+
+def test_the_same_seed_picks_the_same(fleet: Fleet) -> None:
+    pool = fleet.pool(10)
+
+    def picks(seed: int | None) -> list[int]:
+        scheduler = Scheduler(fleet.memory, 0, random_seed=seed)
+        return [scheduler.decide(pool, Policy(), None, 1, 1, NOW, dry=True)[0] for _ in range(50)]
+
+    assert picks(5) == picks(5)
+    assert picks(5) != picks(8)
+    assert picks(None) != picks(None)
+
+
+# -- explain -------------------------------------------------------------------------------------------------------
+
+
+def test_explain(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scrape(0, running=3, waiting=1, kv_usage=0.25)
+    fleet.scheduler.load.charge(0, 0, 800, 20)
+    fleet.scheduler.prefixes.learn(hashes(2), 0, NOW)
+    fleet.dry(pool, Policy(decode_seconds_per_request=0), hashes=hashes(4), prompt_tokens=1600, excluded=[1])
+    assert fleet.scheduler.explain(pool) == [
+        {
+            "filtered": "", "score": pytest.approx(-0.2), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
+            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True,
+        },
+        {
+            "filtered": "excluded", "score": None, "matched_blocks": 0, "in_flight": 0, "prefill_tokens": 0,
+            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": False,
+        },
+    ]  # fmt: skip
+
+
+def test_explain_shows_the_last_decision(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.scheduler.prefixes.learn(hashes(2), 0, NOW)
+    fleet.dry(pool, hashes=hashes(2))
+    assert fleet.scheduler.explain(pool)[0]["matched_blocks"] == 2
+    fleet.dry(pool)
+    assert fleet.scheduler.explain(pool)[0]["matched_blocks"] == 0
+    fleet.decide(pool)
+    # as it was seen, before the charge
+    assert fleet.scheduler.explain(pool)[0]["in_flight"] == 0
+
+
+def test_explain_when_nobody_is_left(fleet: Fleet) -> None:
+    pool = fleet.pool(2, roles=2)
+    fleet.scheduler.load.charge(1, 0, 5, 5)
+    assert fleet.dry(pool) is None
+    rows = fleet.scheduler.explain(pool)
+    assert [(row["filtered"], row["score"], row["in_flight"]) for row in rows] == [
+        ("wrong_role", None, 0),
+        ("wrong_role", None, 1),
+    ]
+
+
+# -- what an engine or a caller may do wrong -----------------------------------------------------------------------
+
+
+NAN, INFINITY = float("nan"), float("inf")
+NAMES = ["running", "waiting", "kv_usage", "first_token", "inter_token", "hits"]
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scrape_with_something_that_is_no_number_is_none(fleet: Fleet, name: str, value: float) -> None:
+    """Prometheus text may say NaN."""
+    pool = fleet.pool(2)
+    assert not fleet.write(0, **{"running": 50, name: value})
+    fleet.scrape(1, running=3, waiting=1, kv_usage=0.25)
+    for policy in (weighted(kv_usage=1, least_request=1), Policy()):
+        assert {fleet.dry(pool, policy)[0] for _ in range(50)} == {0, 1}
+        row = fleet.scheduler.explain(pool)[0]
+        assert (row["scraped"], row["running"], row["waiting"], row["kv_usage"]) == (False, 4, 1, 0.25)
+
+
+def test_nobody_has_numbers(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    for position in range(2):
+        assert not fleet.write(position, kv_usage=NAN)
+    assert {fleet.dry(pool, weighted(kv_usage=1))[0] for _ in range(50)} == {0, 1}
+    assert [(row["running"], row["kv_usage"]) for row in fleet.scheduler.explain(pool)] == [(0, 0), (0, 0)]
+
+
+def test_a_load_that_is_no_number_is_not_preferred(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    assert not fleet.write(0, running=NAN)
+    fleet.scrape(1, running=5)
+    assert {fleet.dry(pool)[0] for _ in range(50)} == {0, 1}
+    fleet.scheduler.load.charge(0, 0, 1, 0)
+    assert {fleet.dry(pool)[0] for _ in range(50)} == {1}
+
+
+def test_a_metric_that_is_no_number_does_not_spread(fleet: Fleet) -> None:
+    pool = fleet.pool(4)
+    assert not fleet.write(0, kv_usage=NAN)
+    fleet.scrape(1, running=100, kv_usage=0.5)
+    fleet.scrape(2)
+    assert fleet.scores(pool, weighted(kv_usage=1, least_request=1)) == pytest.approx([125, 50, 200, 125])
+
+
+def test_the_scrape_before_one_without_numbers_is_good_until_it_is_stale(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.scrape(0, running=7, now=NOW - 3)
+    assert not fleet.write(0, running=NAN)
+    for now, scraped, running in ((NOW, True, 7), (NOW + 2, True, 7), (NOW + 2.5, False, 0)):
+        fleet.dry(pool, now=now)
+        row = fleet.scheduler.explain(pool)[0]
+        assert (row["scraped"], row["running"]) == (scraped, running)
+
+
+def test_the_mean_is_of_the_asked_role(fleet: Fleet) -> None:
+    """How busy the prefill endpoints are says nothing of a decode endpoint."""
+    pool = Pool([fleet.add(2, roles=2), fleet.add(4, roles=1), fleet.add(6, roles=1), fleet.add(8, roles=3)])
+    fleet.scrape(0, running=100, kv_usage=1)
+    fleet.scrape(1, running=10, kv_usage=0.25)
+    fleet.scrape(3, running=20, kv_usage=0.75)
+    for role, running, kv_usage in ((1, 15, 0.5), (2, 60, 0.875), (3, 130 / 3, 2 / 3), (4, 0, 0)):
+        fleet.dry(pool, role=role)
+        row = fleet.scheduler.explain(pool)[2]
+        assert (row["running"], row["kv_usage"]) == pytest.approx((running, kv_usage))
+
+
+def test_the_mean_is_of_those_that_are_kept_out_as_well(fleet: Fleet) -> None:
+    """They run the same engine under the same load: excluded, full and waiting ones say as much as others."""
+    pool = Pool([fleet.add(2), fleet.add(4), fleet.add(6, most=1), fleet.add(8), fleet.add(10)])
+    for position, running in enumerate((1, 5, 9, 13)):
+        fleet.scrape(position, running=running)
+    fleet.scheduler.load.charge(2, 0, 0, 0)
+    fleet.scrape(3, running=7, waiting=6)
+    assert fleet.dry(pool, Policy(maximum_waiting=6), excluded=[1])[0] == 0
+    rows = fleet.scheduler.explain(pool)
+    assert [row["filtered"] for row in rows] == ["", "excluded", "full", "waiting", ""]
+    assert (rows[4]["running"], rows[4]["waiting"]) == (7, 1.5)
+
+
+def test_nobody_is_filtered_for_what_its_neighbours_say(fleet: Fleet) -> None:
+    """The mean counts in the score; whether requests wait there, only its own scrape says."""
+    pool = fleet.pool(2)
+    fleet.scrape(0, waiting=5)
+    assert fleet.dry(pool, Policy(maximum_waiting=5)) == (1, 0, 100)
+    assert [(row["filtered"], row["waiting"]) for row in fleet.scheduler.explain(pool)] == [("waiting", 5), ("", 5)]
+    fleet.scrape(1, waiting=5, now=NOW - 6)
+    assert fleet.dry(pool, Policy(maximum_waiting=5)) == (1, 0, 100)
+    fleet.scrape(1, waiting=5)
+    assert fleet.dry(pool, Policy(maximum_waiting=5)) is None
+
+
+CRASH = """
+from _fastpath.scoring import Policy, Pool, Scheduler
+from _fastpath.shared_memory import SharedMemory
+memory = SharedMemory.create({path!r}, workers=1, slots=64, buckets=1, journal_records=1, prefix_bytes=192)
+pool = Pool([(1, 0, 1, 0), ({slot}, 0, 1, 0), (2, 0, 1, 0)])
+for dry in (True, False):
+    try:
+        Scheduler(memory, 0).decide(pool, Policy(), None, 1, 1, 1.0, dry=dry)
+        print("taken")
+    except IndexError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("slot", [0, 63, 64, 10**9])
+def test_a_slot_beyond_the_memory_raises(tmp_path: Path, slot: int) -> None:
+    """A pool that was made for a larger shared memory, before its supervisor started again. In a process of its own: it may crash."""
+    script = CRASH.format(path=str(tmp_path / "memory"), slot=slot)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, timeout=30, capture_output=True, check=False, text=True
+    )
+    assert done.returncode == 0
+    expected = "taken" if slot < 64 else f"slot {slot} of 64: the pool was made for another shared memory"
+    assert done.stdout.splitlines() == [expected] * 2

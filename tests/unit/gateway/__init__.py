@@ -1,0 +1,1 @@
+"""The data plane, module by module, without sockets where it can be."""

@@ -1,0 +1,322 @@
+"""What the gateway says of itself on its admin port: its state, and why a request would go where."""
+
+import asyncio
+import json
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from _fastpath.load import Load
+from _fastpath.shared_memory import STATES
+from gateway.admin.explain import Explainer
+from gateway.admin.state import STATE_VERSION, State
+from gateway.datastore.model import Limit, Match, Rule, Scheduling, Server, StringMatch, Target
+from gateway.datastore.model import Route as RouteModel
+from gateway.datastore.replica import World
+from gateway.errors import ClientError
+from gateway.observability.exposition import render
+from gateway.settings import Settings
+from tests.unit.gateway.fakes import Answer, chat
+from tests.unit.gateway.fleet import SERVER, Fleet, route
+from tests.unit.gateway.test_pipeline import request
+
+CHAT = "/v1/chat/completions"
+
+
+class Worker:
+    def __init__(self, index, restarts=0):
+        self.index, self.restarts = index, restarts
+
+
+class Heard:
+    is_heard = True
+    heard_at = 0.0
+
+
+class Supervisor:
+    """What the admin port reads of the real one."""
+
+    def __init__(self, fleet):
+        self.memory, self.replica, self.settings = fleet.memory, fleet.replica, fleet.settings
+        self.workers = [Worker(0), Worker(1, restarts=3)]
+        self.subscriber = Heard()
+        self.started = time.monotonic() - 10
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    return Fleet(tmp_path)
+
+
+@pytest.fixture
+def supervisor(fleet):
+    return Supervisor(fleet)
+
+
+@pytest.fixture
+def state(supervisor):
+    return State(supervisor, "1.2.3")
+
+
+def scrape(fleet, name="default/e0", **values):
+    slot = next(one.slot for one in fleet.replica.world.endpoints.values() if one.endpoint.name == name)
+    found = {
+        "running": 5,
+        "waiting": 2,
+        "kv_usage": 0.5,
+        "first": 0.1,
+        "inter": 0.01,
+        "hits": 0.25,
+        "now": time.monotonic(),
+    }
+    found |= values
+    assert Load(fleet.memory).write_metrics(slot.index, slot.generation, *found.values())
+
+
+# -- state
+
+
+def test_the_document_is_versioned_and_is_json(state):
+    document = json.loads(json.dumps(state.document()))
+    assert (document["version"], document["penstock"]) == (STATE_VERSION, "1.2.3")
+    assert 9 < document["uptime_seconds"] < 60
+    assert document["snapshot"] == {"epoch": 1, "sequence": 1, "controllers_heard": True, "age_seconds": None}
+    assert set(document) == {
+        "version", "penstock", "uptime_seconds", "process", "snapshot", "workers", "routes", "servers", "endpoints",
+        "objects", "problems",
+    }  # fmt: skip
+
+
+def test_the_age_of_the_snapshot_is_that_of_the_last_word_of_the_controllers(state, supervisor):
+    supervisor.subscriber.heard_at = time.monotonic() - 2
+    assert 2 <= state.document()["snapshot"]["age_seconds"] < 10
+
+
+def test_routes_say_where_they_lead_and_what_is_missing(tmp_path):
+    limit = Limit("l", "requests", 1.0, 60.0, 2.0)
+    fleet = Fleet(tmp_path, routes=[route(SERVER, "default/none", adapters=("x",), limits=(limit,))])
+    (found,) = State(Supervisor(fleet), "1").document()["routes"]
+    assert found["name"] == "default/r"
+    assert (found["model"], found["adapters"]) == ("m", ["x"])
+    assert (found["targets"], found["missing_servers"]) == ([SERVER, "default/none"], ["default/none"])
+    assert found["limits"] == [{"name": "l", "kind": "requests", "amount": 1.0, "seconds": 60.0, "burst": 2.0}]
+
+
+def test_servers_say_how_they_choose(state):
+    assert state.document()["servers"] == [
+        {"name": SERVER, "engine": "vLLM", "model": None, "policy": "cost", "endpoints": 2}
+    ]
+
+
+def test_endpoints_say_what_is_sent_to_them_and_what_they_say_of_themselves(state, fleet):
+    scrape(fleet)
+    first, second = sorted(state.document()["endpoints"], key=lambda one: one["name"])
+    assert first["scrape_age_seconds"] < 10
+    first.pop("scrape_age_seconds")
+    assert first == {
+        "name": "default/e0",
+        "server": SERVER,
+        "url": "http://10.0.0.0:8000",
+        "role": "both",
+        "in_flight": 0,
+        "prefill_tokens": 0,
+        "decode_tokens": 0,
+        "running": 5,
+        "waiting": 2,
+        "kv_usage": 0.5,
+        "prefix_hit_ratio": 0.25,
+    }
+    assert [second[name] for name in ("running", "waiting", "kv_usage", "scrape_age_seconds")] == [None] * 4
+
+
+async def test_requests_in_flight_are_seen_at_their_endpoint_and_their_worker(state, fleet):
+    seen = []
+
+    class Watching(Answer):
+        async def chunks(self):
+            seen.append(state.document())
+            yield b"{}"
+
+    fleet.client.answers = [Watching([])]
+    await request(fleet, chat(max_tokens=5))
+    busy = next(one for one in seen[0]["endpoints"] if one["in_flight"])
+    assert (busy["in_flight"], busy["decode_tokens"]) == (1, 5)
+    assert [worker["charged"] for worker in seen[0]["workers"]] == [1, 0]
+    assert not any(one["in_flight"] for one in state.document()["endpoints"])
+
+
+def test_workers_say_who_they_are_and_how_they_are(state, fleet):
+    fleet.memory.claim_row(1, 4242, 7)
+    fleet.memory.set_state(1, STATES.index("serving"))
+    fleet.memory.set_snapshot(1, 1, 9, 1)
+    fleet.memory.beat(1, time.monotonic_ns(), 3, 5 << 20, 2_000_000)
+    worker = state.document()["workers"][1]
+    assert worker == {
+        "index": 1,
+        "process": 4242,
+        "state": "serving",
+        "sequence": 9,
+        "in_flight": 3,
+        "charged": 0,
+        "resident_bytes": 5 << 20,
+        "loop_lag_seconds": 0.002,
+        "restarts": 3,
+    }
+
+
+def test_the_snapshot_document_is_what_was_decided(state):
+    document = json.loads(json.dumps(state.snapshot()))
+    assert (document["epoch"], document["sequence"]) == (1, 1)
+    assert document["servers"] == [{"name": SERVER}]
+    assert [one["address"] for one in document["endpoints"]] == ["10.0.0.0", "10.0.0.1"]
+    assert document["routes"][0]["rules"] == [{"targets": [{"server": SERVER, "weight": 100}]}]
+
+
+def test_the_gateway_is_ready_when_every_worker_serves_some_snapshot(state, supervisor, fleet, tmp_path):
+    assert state.readiness() == (False, "0 of 2 workers serve")
+    for index in (0, 1):
+        fleet.memory.claim_row(index, 1, 1)
+        fleet.memory.set_state(index, STATES.index("serving"))
+    assert state.readiness() == (True, "ready")
+    fleet.memory.set_state(1, STATES.index("draining"))
+    assert state.readiness() == (False, "1 of 2 workers serve")
+    fleet.memory.set_state(1, STATES.index("serving"))
+    (tmp_path / "other").mkdir()
+    empty = Fleet(tmp_path / "other")
+
+    empty.replica.world = World()
+    supervisor.replica = empty.replica
+    assert state.readiness() == (False, "no snapshot yet")
+
+
+def test_the_gauges_are_a_page_that_prometheus_reads(state, supervisor, fleet):
+    scrape(fleet)
+    found = {}
+    for family in text_string_to_metric_families(render(fleet.memory, 2, state.gauges())):
+        for sample in family.samples:
+            found[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+    pods = {labels: value for (name, labels), value in found.items() if name == "penstock_endpoint_in_flight"}
+    assert len(pods) == 2
+    pod = (("pod", "default/e0"), ("role", "both"), ("server", SERVER))
+    assert found["penstock_endpoint_running", pod] == 5
+    assert found["penstock_endpoint_kv_usage_ratio", pod] == 0.5
+    assert found["penstock_worker_restarts_total", (("worker", "1"),)] == 3
+    assert found["penstock_config_generation", ()] == 1
+    assert found["penstock_build_info", (("version", "1.2.3"),)] == 1
+    never = (("pod", "default/e1"), ("role", "both"), ("server", SERVER))
+    assert ("penstock_endpoint_running", never) not in found
+
+
+# -- explain
+
+
+@pytest.fixture
+def explain(fleet):
+    explainer = Explainer(fleet.memory, Settings())
+    return lambda body=None, path=CHAT, headers=(): explainer.explain(
+        fleet.replica.world, chat() if body is None else body, path, dict(headers)
+    )
+
+
+def test_an_explanation_names_route_rule_servers_and_every_candidate(fleet, explain):
+    scrape(fleet, "default/e0", running=50, waiting=20)
+    scrape(fleet, "default/e1")
+    document = json.loads(json.dumps(explain(chat("x" * 640, max_tokens=7))))
+    assert (document["model"], document["route"], document["rule"]) == ("m", "default/r", "")
+    assert (document["output_tokens"], document["prompt_tokens"] > 100) == (7, True)
+    (server,) = document["servers"]
+    assert (server["server"], server["share"], server["policy"]) == (SERVER, 1.0, "cost")
+    assert server["blocks"] >= 9
+    assert server["choice"] == "default/e1"
+    assert [one["endpoint"] for one in server["candidates"]] == ["default/e1", "default/e0"]
+    assert server["candidates"][0]["score"] > server["candidates"][1]["score"]
+    assert [one["scraped"] for one in server["candidates"]] == [True, True]
+
+
+def test_explaining_charges_and_learns_nothing(fleet, explain):
+    for _ in range(5):
+        document = explain(chat("x" * 640))
+    assert fleet.is_idle
+    assert [one["matched_blocks"] for one in document["servers"][0]["candidates"]] == [0, 0]
+
+
+async def test_an_explanation_is_what_happens(fleet, explain):
+    for number in range(10):
+        body = chat(f"{number % 3}" * 640)
+        wanted = explain(body)
+        fleet.client.answers = [Answer([b"{}"])]
+        exchange, *_ = await request(fleet, body)
+        scores = [one["score"] for one in wanted["servers"][0]["candidates"]]
+        if scores[0] > scores[1]:  # equals are chosen at random
+            assert exchange.placement.placed.endpoint.name == wanted["servers"][0]["choice"]
+    assert wanted["servers"][0]["candidates"][0]["matched_blocks"] > 0
+
+
+def test_shares_are_the_weights_and_servers_that_are_missing_are_marked(tmp_path):
+    targets = (Target(SERVER, 30), Target("default/none", 10))
+    fleet = Fleet(tmp_path, routes=[RouteModel("default/r", "m", (Rule(targets, "split"),))])
+    document = Explainer(fleet.memory, Settings()).explain(fleet.replica.world, chat(), CHAT, {})
+    assert document["rule"] == "split"
+    assert [one["share"] for one in document["servers"]] == [0.75, 0.25]
+    assert document["servers"][1]["missing"] is True
+
+
+def test_a_filtered_endpoint_says_why(tmp_path):
+    scheduling = Scheduling("weighted", {"least-request": 1.0}, maximum_waiting=3)
+    fleet = Fleet(tmp_path, server=Server(SERVER, scheduling=scheduling))
+    scrape(fleet, "default/e0", waiting=3)
+    scrape(fleet, "default/e1", waiting=2)
+    document = Explainer(fleet.memory, Settings()).explain(fleet.replica.world, chat(), CHAT, {})
+    (server,) = document["servers"]
+    assert server["choice"] == "default/e1"
+    assert {one["endpoint"]: one["filtered"] for one in server["candidates"]} == {
+        "default/e0": "waiting",
+        "default/e1": "",
+    }
+    assert server["candidates"][-1]["score"] is None
+
+
+def test_an_endpoint_that_nobody_scraped_is_not_filtered_for_its_neighbours(tmp_path):
+    scheduling = Scheduling("weighted", {"least-request": 1.0}, maximum_waiting=3)
+    fleet = Fleet(tmp_path, server=Server(SERVER, scheduling=scheduling))
+    scrape(fleet, "default/e0", waiting=30)
+    document = Explainer(fleet.memory, Settings()).explain(fleet.replica.world, chat(), CHAT, {})
+    assert document["servers"][0]["choice"] == "default/e1"
+
+
+def test_a_server_without_endpoints_has_nobody_to_choose(tmp_path):
+    fleet = Fleet(tmp_path, endpoints=0)
+    document = Explainer(fleet.memory, Settings()).explain(fleet.replica.world, chat(), CHAT, {})
+    assert document["servers"][0]["choice"] is None
+    assert document["servers"][0]["candidates"] == []
+
+
+def test_headers_in_any_case_count(tmp_path):
+    rules = (Rule((Target(SERVER),), "gold", Match(headers={"x-tier": StringMatch(exact="gold")})),)
+    fleet = Fleet(tmp_path, routes=[RouteModel("default/r", "m", rules)])
+    explainer = Explainer(fleet.memory, Settings())
+    assert explainer.explain(fleet.replica.world, chat(), CHAT, {"X-Tier": "gold"})["rule"] == "gold"
+    nothing = explainer.explain(fleet.replica.world, chat(), CHAT, {})
+    assert (nothing["route"], nothing["servers"]) == (None, [])
+
+
+def test_a_body_that_would_be_refused_is_refused(explain):
+    with pytest.raises(ClientError) as raised:
+        explain(b'{"model": 5}')
+    assert raised.value.parameter == "model"
+
+
+def test_an_unknown_model_has_no_route(explain):
+    assert explain(chat(model="n"))["route"] is None
+
+
+def test_decisions_of_the_workers_go_on_undisturbed_while_explaining(fleet, explain):
+    async def both():
+        fleet.client.answers = [Answer([b"{}"]) for _ in range(20)]
+        for number in range(20):
+            await request(fleet, chat(str(number) * 100))
+            explain(chat(str(number) * 100))
+
+    asyncio.run(both())
+    assert fleet.is_idle

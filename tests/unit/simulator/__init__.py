@@ -1,0 +1,1 @@
+"""The simulated engine: its cache, its timing, its HTTP."""
