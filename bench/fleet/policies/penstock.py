@@ -1,0 +1,83 @@
+"""Our own scheduler, compiled, as a gateway uses it: in a shared memory of its own, with the settings' defaults."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from _fastpath.hashing import BlockHashes
+from _fastpath.scoring import Policy, Pool, Scheduler
+from _fastpath.shared_memory import SharedMemory
+from _fastpath.slots import Slots
+from bench.fleet.engine import Scrape
+from bench.fleet.policies.base import Router, Setting
+from bench.fleet.trace import Prompted
+
+HASHED_TOKENS = 16
+"""A gateway hashes blocks of 64 bytes; a token has about 4."""
+EXPECTED_OUTPUT_TOKENS = 256
+"""The setting's default: a trace does not say what its requests allowed."""
+PREFIX_BYTES = 64 << 20
+"""The setting's default."""
+START = 1000.0
+"""Seconds that are added to the virtual clock, since a scrape at 0 is none."""
+
+
+class Penstock(Router):
+    """``Scheduler.decide``, ``first_token`` and ``release``; metrics are written as the sidecar does."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._folder = tempfile.TemporaryDirectory(prefix="penstock-fleet-")
+        path = str(Path(self._folder.name) / "memory")
+        memory = SharedMemory.create(
+            path, workers=1, slots=max(64, setting.engines), buckets=1, journal_records=1, prefix_bytes=PREFIX_BYTES
+        )
+        slots = Slots(memory)
+        self._slots = [slots.acquire(memory.workers, 2 * engine + 2) for engine in range(setting.engines)]
+        self._scheduler = Scheduler(memory, 0, setting.seed)
+        self._pool = Pool([(*slot, 1, 0) for slot in self._slots])
+        self._policy = Policy()
+        self._charged: dict[int, int] = {}
+        """Prompt tokens, by the number of a request without its first token."""
+
+    def choose(self, request: Prompted, now: float) -> int:
+        decision = self._scheduler.decide(
+            self._pool,
+            self._policy,
+            self.hashes(request),
+            request.prompt_tokens,
+            EXPECTED_OUTPUT_TOKENS,
+            now + START,
+        )
+        assert decision is not None, "no filter is on"
+        engine, _, uncached = decision
+        self._charged[request.number] = uncached
+        return engine
+
+    def hashes(self, request: Prompted) -> BlockHashes:
+        """The gateway's smaller blocks: as many for each block of the trace as it has of them."""
+        each = max(1, self.setting.block_size // HASHED_TOKENS)
+        values = [one * each + part for one in request.ids for part in range(each)]
+        return BlockHashes.of(values[: request.prompt_tokens * each // self.setting.block_size])
+
+    def first_token(self, request: Prompted, now: float) -> None:
+        self._scheduler.first_token(self._pool, self.placed[request.number], self._charged.pop(request.number))
+
+    def ended(self, request: Prompted, engine: int, now: float) -> None:
+        self._scheduler.release(self._pool, engine, 0, EXPECTED_OUTPUT_TOKENS)
+
+    def scraped(self, engine: int, scrape: Scrape, now: float) -> None:
+        self._scheduler.load.write_metrics(
+            *self._slots[engine],
+            scrape.running,
+            scrape.waiting,
+            scrape.kv_usage,
+            scrape.first_token_seconds,
+            scrape.inter_token_seconds,
+            scrape.prefix_hit_ratio,
+            now + START,
+        )
+
+    def close(self) -> None:
+        self._folder.cleanup()

@@ -1,0 +1,1 @@
+"""Benchmarks of single compiled calls beside their plain-Python twins."""
