@@ -12,10 +12,7 @@ run: build  ## gateway and four simulated engines on this machine
 	@exec .venv/bin/penstock demo
 
 test: build  ## the tests that need nothing beyond this machine
-	@echo "penstock: running the tests" >&2
-	$(PYTEST) -q -n 3 --dist loadfile -p no:benchmark -m "not slow" tests/unit tests/property tests/integration
-	@echo "penstock: killing and stopping what serves, one test at a time" >&2
-	$(PYTEST) -q -m "not slow and not crowd" tests/faults
+	@tools/run_tests
 
 check: build  ## lint, types, layers, stubs
 	.venv/bin/ruff check .

@@ -14,12 +14,14 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 
 from controllers.store.last_good import LastGood
-from controllers.store.listing import Stamp, list_files
+from controllers.store.listing import Stamp, list_files, stamp_of
 from controllers.store.store import Event, Key, Problem, key_of
 from controllers.store.yaml_file import Item, Loaded, load_file
 
 POLL_SECONDS = 0.1
 SETTLE_SECONDS = 0.1
+EMPTY_SETTLE_SECONDS = 1.0
+"""A file that became empty is nearly always one whose writer has opened it and not written yet."""
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +94,11 @@ class FolderStore:
             self._files.pop(file, None)
             self._broken.pop(file, None)
         for file in changed:
-            self._stamps[file] = present[file]
-            self._read(file)
+            loaded = load_file(file)
+            # written while it was read: what it held before is better than half of what it will hold
+            if stamp_of(file) == present[file] or not (self._has_read or file in self._files):
+                self._stamps[file] = present[file]
+                self._take(file, loaded)
         self._has_read = True
         if self._last_good is not None:
             self._last_good.keep(self._files)
@@ -114,10 +119,11 @@ class FolderStore:
     def _is_settled(self, stamp: Stamp) -> bool:
         """A file that was written a moment ago may be half written: it is read at the next look."""
         age = time.time() - stamp[0] / 1e9
+        if stamp[1] == 0:
+            return not 0 <= age < EMPTY_SETTLE_SECONDS
         return not self._has_read or not 0 <= age < SETTLE_SECONDS
 
-    def _read(self, file: Path) -> None:
-        loaded: Loaded = load_file(file)
+    def _take(self, file: Path, loaded: Loaded) -> None:
         for note in loaded.ignored:
             self._report(note)
         if loaded.problems:

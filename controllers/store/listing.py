@@ -42,4 +42,16 @@ def _look_at(file: Path, found: dict[Path, Stamp], unseen: dict[Path, str]) -> N
         unseen[file] = error.strerror or str(error)
         return
     if stat.S_ISREG(status.st_mode):  # reading a named pipe would wait for its writer, and everything behind it
-        found[file] = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
+        found[file] = _stamp(status)
+
+
+def stamp_of(file: Path) -> Stamp | None:
+    """The stamp of a file as it is now, None when it cannot be looked at."""
+    try:
+        return _stamp(file.stat())
+    except OSError:
+        return None
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns

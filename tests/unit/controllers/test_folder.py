@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,54 @@ def put(*keys):
 
 def gone(*keys):
     return [("gone", str(key)) for key in keys]
+
+
+# -- what is read while it is written
+
+
+def _written_meanwhile(monkeypatch, file, text):
+    """The next read finds ``text``, which was written after the folder was listed."""
+    load = module.load_file
+
+    def written_and_loaded(wanted):
+        if wanted == file:
+            monkeypatch.setattr(module, "load_file", load)
+            file.write_text(text)
+        return load(wanted)
+
+    monkeypatch.setattr(module, "load_file", written_and_loaded)
+
+
+def test_a_file_that_is_truncated_between_the_look_and_the_read_keeps_its_objects(folder, monkeypatch):
+    # found by the tests of a running gateway: its route was gone for half a second
+    file = folder.write("a.yaml", route())
+    folder.refresh()
+    folder.write("a.yaml", route(name="other"))
+    _written_meanwhile(monkeypatch, file, "")
+    assert folder.refresh() == []
+    folder.write("a.yaml", route(name="another"))
+    assert folder.refresh() == gone(ROUTE) + put(Key("ModelRoute", "default", "another"))
+
+
+def test_nor_does_it_lose_what_was_kept_over_a_restart(tmp_path, monkeypatch):
+    folder = tmp_path / "config"
+    folder.mkdir()
+    file = folder / "a.yaml"
+    file.write_text(route())
+    FolderStore(folder, last_good=LastGood(tmp_path, folder, print)).refresh()
+    store = FolderStore(folder, last_good=LastGood(tmp_path, folder, print))
+    _written_meanwhile(monkeypatch, file, "")
+    assert [event.key for event in store.refresh()] == [ROUTE]
+
+
+@pytest.mark.parametrize(("age", "wanted"), [(0.5, []), (1.5, gone(ROUTE))])
+def test_a_file_that_became_empty_counts_after_a_second(folder, age, wanted):
+    file = folder.write("a.yaml", route())
+    folder.refresh()
+    file.write_text("")
+    then = time.time_ns() - int(age * 1e9)
+    os.utime(file, ns=(then, then))
+    assert folder.refresh() == wanted
 
 
 # -- what is read
