@@ -22,7 +22,14 @@ SANITIZE = os.environ.get("PENSTOCK_SANITIZE") == "1"
 SKIP = os.environ.get("PENSTOCK_SKIP_EXTENSIONS") == "1"
 TRACE = os.environ.get("PENSTOCK_TRACE") == "1"
 
-compile_arguments = ["-O3", "-std=gnu11", "-fno-strict-aliasing", "-fstack-protector-strong", "-Wno-unused-function"]
+compile_arguments = [
+    "-O3",
+    "-g0",
+    "-std=gnu11",
+    "-fno-strict-aliasing",
+    "-fstack-protector-strong",
+    "-Wno-unused-function",
+]
 link_arguments = ["-Wl,-z,relro,-z,now"]
 macros: list[tuple[str, str | None]] = []
 directives = {

@@ -21,9 +21,9 @@ from gateway.supervisor.listeners import PortInUse
 from gateway.supervisor.supervisor import Supervisor
 from penstock import __version__
 from penstock.main import UserError
+from penstock.process import on_stop_signals
 
 READY_SECONDS = 20.0
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
 _SMALLER = "make it smaller, for example with --shared-memory-prefix-bytes, or take another --run-directory"
@@ -48,19 +48,6 @@ class Running:
     port: int
     admin_port: int
     supervisor: Supervisor
-
-
-def log_to_stderr() -> None:
-    """Log lines of programs."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
-def on_stop_signals(handle: Callable[[], object]) -> None:
-    """Call it at each SIGTERM, Ctrl-C and, when the terminal is closed, SIGHUP (unless nohup has it ignored)."""
-    loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
-        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, handle)
 
 
 async def serve(

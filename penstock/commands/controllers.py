@@ -7,13 +7,10 @@ from pathlib import Path
 
 import click
 
-from controllers.network.sidecar import AlreadyRunning, Sidecar
-from controllers.store.folder import FolderStore
-from controllers.store.last_good import LastGood
 from gateway.settings import Settings
 from penstock.main import UserError
 from penstock.options import directory_of, read_settings
-from penstock.programs import log_to_stderr, on_stop_signals
+from penstock.process import log_to_stderr, on_stop_signals
 
 
 @click.command()
@@ -28,6 +25,10 @@ def command(folder: Path, run_directory: str | None, upstream_ca_file: str | Non
     \b
     penstock controllers -f ./config
     """
+    from controllers.network.sidecar import AlreadyRunning, Sidecar
+    from controllers.store.folder import FolderStore
+    from controllers.store.last_good import LastGood
+
     given = {"setting_run_directory": run_directory, "setting_upstream_ca_file": upstream_ca_file}
     settings: Settings = read_settings(given, None)
     log_to_stderr()

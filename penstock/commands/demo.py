@@ -12,18 +12,21 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from gateway.datastore.model import Endpoint
 from gateway.settings import Settings
 from penstock import __version__
 from penstock.addresses import url
 from penstock.admin_client import DEFAULT_SERVER
 from penstock.options import directory_of, gateway_options, read_settings
-from penstock.programs import STOP_SIGNALS, Child, Running, serve
+from penstock.process import STOP_SIGNALS
+
+if TYPE_CHECKING:
+    from gateway.datastore.model import Endpoint
+    from penstock.programs import Running
 
 MODEL = "demo-8b"
 ADAPTER = "demo-8b-sql"
@@ -75,6 +78,8 @@ def command(config_file: Path | None, **options: Any) -> None:
 
 
 async def _run(settings: Settings, directory: Path, folder: Path, ports: list[int], started: float) -> None:
+    from penstock.programs import Child, serve
+
     simulator = Child(
         "simulator",
         (

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.addresses import url
 from penstock.options import directory_of, gateway_options, read_settings
-from penstock.programs import Running, log_to_stderr, serve
+from penstock.process import log_to_stderr
+
+if TYPE_CHECKING:
+    from penstock.programs import Running
 
 
 @click.command()
@@ -22,6 +25,8 @@ def command(config_file: Path | None, **options: Any) -> None:
     penstock gateway --port 8080 --workers 2
     PENSTOCK_PORT=9000 penstock gateway --config settings.yaml
     """
+    from penstock.programs import serve
+
     settings = read_settings(options, config_file)
     log_to_stderr()
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.addresses import url
 from penstock.options import directory_of, gateway_options, read_settings
-from penstock.programs import Child, Running, log_to_stderr, serve
+from penstock.process import log_to_stderr
+
+if TYPE_CHECKING:
+    from penstock.programs import Running
 
 
 @click.command()
@@ -25,6 +28,8 @@ def command(folder: Path, config_file: Path | None, **options: Any) -> None:
     penstock run -f ./config
     penstock run -f ./config --port 9000 --workers 4
     """
+    from penstock.programs import Child, serve
+
     settings = read_settings(options, config_file)
     directory = directory_of(settings)
     log_to_stderr()

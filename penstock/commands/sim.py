@@ -8,11 +8,8 @@ import signal
 
 import click
 
-from gateway.supervisor.listeners import PortInUse, port_owner
 from penstock.addresses import url
 from penstock.main import UserError
-from simulator.engine import Profile
-from simulator.server import Options, SimulatedEngine
 
 ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 
@@ -90,6 +87,9 @@ def command(
     penstock sim --port 8000 --port 8001 --model demo-8b
     curl -d '{"kind":"die_after","after":5}' 127.0.0.1:8000/sim/faults
     """
+    from simulator.engine import Profile
+    from simulator.server import Options, SimulatedEngine
+
     profile = Profile(
         prefill_tokens_per_second=prefill_speed,
         step_seconds=step_seconds,
@@ -131,6 +131,8 @@ def command(
 
 
 def _refused(host: str, port: int, error: OSError) -> UserError:
+    from gateway.supervisor.listeners import PortInUse, port_owner
+
     if error.errno == errno.EADDRINUSE:
         return UserError(str(PortInUse(host, port, port_owner(port))), "give another with --port")
     return UserError(f"port {port} cannot be used: {error.strerror}", "give another with --port, or another --host")

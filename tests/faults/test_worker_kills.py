@@ -20,7 +20,7 @@ from tests.support.engines import Engines
 from tests.support.gateway import Gateway, children_of
 from tests.support.waiting import wait_until
 
-KILLS = int(os.environ.get("PENSTOCK_KILLS", "60"))
+KILLS = int(os.environ.get("PENSTOCK_KILLS", "20"))
 """Enough to see that it works; CI asks for 1,000, and `make slow` for all."""
 ALL_KILLS = 10_000
 WORKERS = 4

@@ -8,8 +8,6 @@ import sys
 import urllib.request
 from pathlib import Path
 
-import openai
-
 from _fastpath.counters import Counters
 from _fastpath.shared_memory import SharedMemory
 from gateway.observability.metrics import FAMILIES
@@ -270,12 +268,16 @@ class Gateway:
 
     def openai(self, **options):
         """A client of the openai package, without retries."""
+        import openai  # a second of work, which few tests need
+
         return openai.OpenAI(
             base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", **{"max_retries": 0} | options
         )
 
     def async_openai(self, **options):
         """The same for asyncio."""
+        import openai
+
         return openai.AsyncOpenAI(
             base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", **{"max_retries": 0} | options
         )
