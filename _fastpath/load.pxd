@@ -13,6 +13,8 @@ cdef struct LoadCell:
     int64_t in_flight             # requests
     int64_t prefill_tokens        # prompt tokens sent, not cached there as far as we know, whose first token has not come
     int64_t decode_tokens         # tokens expected from the requests in flight
+    double spent_tokens           # prompt tokens of lately measured prefills, those that were queued before them too
+    double spent_seconds          # how long these took; both fade with every further one
 
 cdef struct EngineMetrics:
     uint64_t generation
@@ -28,6 +30,8 @@ cdef struct LoadSum:
     int64_t in_flight
     int64_t prefill_tokens
     int64_t decode_tokens
+    double spent_tokens
+    double spent_seconds
 
 cdef class Load:
     cdef SharedMemory memory

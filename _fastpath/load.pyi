@@ -32,6 +32,15 @@ class Load:
     def first_token(self, slot: int, generation: int, prefill_tokens: int) -> bool:
         """Its prefill is over: take these tokens off the outstanding prefill."""
 
+    def prefilled(self, slot: int, generation: int, tokens: float, seconds: float) -> bool:
+        """So long it took from the dispatch to the first token, for so many prompt tokens: its own, and those that were queued there.
+
+        Earlier measurements fade: about the last 33 of a worker count. False for an old generation or what is no measurement.
+        """
+
+    def read_prefills(self, slot: int, generation: int) -> tuple[float, float]:
+        """Tokens and seconds of the prefills that were measured lately, over all workers: their ratio is the endpoint's speed."""
+
     def release(self, slot: int, generation: int, prefill_tokens: int, decode_tokens: int) -> bool:
         """One request less. ``prefill_tokens`` is 0 after :meth:`first_token`. False for an old generation."""
 

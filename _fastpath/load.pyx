@@ -1,10 +1,12 @@
 cimport cython
-from libc.math cimport isfinite
+from libc.math cimport INFINITY, isfinite
 
 from _fastpath.atomics cimport (
-    atomic_load_f64, atomic_load_u64, atomic_relax_f64, atomic_relax_i64, atomic_relaxed_i64, atomic_store_f64,
+    atomic_load_f64, atomic_load_u64, atomic_relax_f64, atomic_relaxed_f64, atomic_relax_i64, atomic_relaxed_i64, atomic_store_f64,
     atomic_store_u64,
 )
+
+cdef double KEPT = 0.97                     # share of the earlier measurements that stays when another comes: the last 33 count
 
 
 @cython.final
@@ -26,6 +28,8 @@ cdef class Load:
             atomic_relax_i64(&cell.in_flight, 0)
             atomic_relax_i64(&cell.prefill_tokens, 0)
             atomic_relax_i64(&cell.decode_tokens, 0)
+            atomic_relax_f64(&cell.spent_tokens, 0)
+            atomic_relax_f64(&cell.spent_seconds, 0)
             atomic_store_u64(&cell.generation, generation)
         atomic_relax_i64(&cell.in_flight, cell.in_flight + 1)
         atomic_relax_i64(&cell.prefill_tokens, cell.prefill_tokens + prefill)
@@ -39,12 +43,16 @@ cdef class Load:
         total.in_flight = 0
         total.prefill_tokens = 0
         total.decode_tokens = 0
+        total.spent_tokens = 0
+        total.spent_seconds = 0
         for worker in range(self.workers):
             cell = &self.cells[worker * self.capacity + slot]
             if atomic_load_u64(&cell.generation) == generation:
                 total.in_flight += atomic_relaxed_i64(&cell.in_flight)
                 total.prefill_tokens += atomic_relaxed_i64(&cell.prefill_tokens)
                 total.decode_tokens += atomic_relaxed_i64(&cell.decode_tokens)
+                total.spent_tokens += atomic_relaxed_f64(&cell.spent_tokens)
+                total.spent_seconds += atomic_relaxed_f64(&cell.spent_seconds)
         return total
 
     cdef const EngineMetrics* fresh_metrics(self, uint64_t slot, uint64_t generation, double now, double stale_after) noexcept nogil:
@@ -75,6 +83,23 @@ cdef class Load:
             return False
         atomic_relax_i64(&cell.prefill_tokens, max(<int64_t>0, cell.prefill_tokens - prefill_tokens))
         return True
+
+    def prefilled(self, uint64_t slot, uint64_t generation, double tokens, double seconds):
+        self._check(slot)
+        if not 0 <= tokens < INFINITY or not 0 < seconds < INFINITY:
+            return False
+        cdef LoadCell* cell = &self.cells[<uint64_t>self.own * self.capacity + slot]
+        if atomic_load_u64(&cell.generation) != generation:
+            return False
+        atomic_relax_f64(&cell.spent_tokens, cell.spent_tokens * KEPT + tokens)
+        atomic_relax_f64(&cell.spent_seconds, cell.spent_seconds * KEPT + seconds)
+        return True
+
+    def read_prefills(self, uint64_t slot, uint64_t generation):
+        if slot >= self.capacity:
+            raise IndexError(f"slot {slot} of {self.capacity}")
+        cdef LoadSum total = self.sum(slot, generation)
+        return (total.spent_tokens, total.spent_seconds)
 
     def release(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, int64_t decode_tokens):
         self._check(slot)

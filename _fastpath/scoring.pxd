@@ -36,6 +36,13 @@ cdef struct Candidate:
     double kv_usage
     double first_token
     double inter_token
+    double spent_tokens           # of the prefills that were measured
+    double spent_seconds
+    double prefill_tokens_per_second
+    double queue_seconds          # parts of the cost
+    double prefill_seconds
+    double decode_seconds
+    double memory_seconds
     double score
     bint fresh                    # scraped lately
 
@@ -53,15 +60,19 @@ cdef class Pool:
     cdef uint32_t* matched        # blocks from the first that each holds
     cdef size_t count
     cdef uint64_t highest_slot
+    cdef bint by_cost             # how the last decision scored
     cdef PoolPages pages
 
 cdef class Scheduler:
     cdef SharedMemory memory
     cdef readonly Load load
     cdef readonly PrefixIndex prefixes
+    cdef readonly int64_t queued_tokens   # prompt tokens that the last decision found queued at the endpoint that it chose
     cdef uint64_t random_state
 
     cdef double _random(self) noexcept nogil
+    cdef double _crowding(self, Pool pool) noexcept nogil
+    cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil
     cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks) noexcept nogil

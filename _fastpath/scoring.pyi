@@ -1,8 +1,9 @@
 """The choice of an endpoint in one call: filters, prefix match, scores, the pick, the charge of load, the learned prefix.
 
-``cost`` (the default) is the seconds that the request is expected to add: uncached prompt tokens behind the prefill that is
-queued there, the slow-down of and by what runs there, and the pressure on a nearly full KV cache. ``weighted`` is the sum of the reference
-system's scores, each 0 to 100, times their weights. Among equals one is taken at random.
+``cost`` (the default) is the seconds that the request is expected to add: the prefill that is queued there, its own uncached prompt
+tokens, which count the more the more endpoints are busy (whoever comes later waits for them too), the slow-down of and by what runs
+there, and the pressure on a nearly full KV cache; at the speed that was measured of each endpoint's prefills. ``weighted`` is the sum of
+the reference system's scores, each 0 to 100, times their weights. Among equals one is taken at random.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,15 @@ REASONS: tuple[str, ...]
 SCORES_BY_NAME: dict[str, int]
 
 @type_check_only
+class Cost(TypedDict):
+    """Seconds that the request is expected to add."""
+
+    queue: float
+    prefill: float
+    decode: float
+    memory: float
+
+@type_check_only
 class Explanation(TypedDict):
     filtered: str
     """Why it is no candidate, one of :data:`REASONS`; empty for a candidate."""
@@ -29,6 +39,10 @@ class Explanation(TypedDict):
     waiting: float
     kv_usage: float
     scraped: bool
+    prefill_tokens_per_second: float
+    """As measured, the policy's until then."""
+    cost: Cost | None
+    """The parts of the score by cost; None for no candidate and another policy."""
 
 @final
 class Policy:
@@ -51,6 +65,7 @@ class Policy:
     ) -> None:
         """``weights`` by the names of :data:`SCORES_BY_NAME`, for ``by_cost=False``.
 
+        ``prefill_tokens_per_second`` and ``decode_seconds_per_request`` hold until an endpoint's own speed is measured.
         ``stale_after``: seconds after which a scrape says nothing any more. ``maximum_waiting``: the least-request filter, an endpoint
         with that many waiting requests is left out; 0 is off. ``latency_factor``: share of the first token in least-latency.
         """
@@ -71,6 +86,8 @@ class Pool:
 class Scheduler:
     load: Load
     prefixes: PrefixIndex
+    queued_tokens: int
+    """Prompt tokens that the last decision found queued at the endpoint that it chose."""
     def __init__(self, memory: SharedMemory, row: int = -1, random_seed: int | None = None) -> None:
         """``row`` is the worker's own; -1 for dry decisions only."""
 
@@ -97,6 +114,9 @@ class Scheduler:
 
     def first_token(self, pool: Pool, chosen: int, prefill_tokens: int) -> bool:
         """Its prefill is over."""
+
+    def prefilled(self, pool: Pool, chosen: int, tokens: float, seconds: float) -> bool:
+        """So long the prefill took, with so many prompt tokens: its own, and those that were queued before it."""
 
     def explain(self, pool: Pool) -> list[Explanation]:
         """What the last decision over this pool saw of each endpoint."""

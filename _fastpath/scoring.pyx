@@ -15,6 +15,19 @@ SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix
 cdef double KV_COMFORT = 0.9                # share of KV cache in use above which preemptions begin
 cdef double KV_PRESSURE_SECONDS = 10.0      # cost of a full KV cache over one at KV_COMFORT
 cdef double TIE = 1e-9
+cdef double CROWDING_WEIGHT = 3.0           # of what a request's prefill costs those that wait behind it
+cdef double MOST_CROWDED = 0.9              # share of busy endpoints that counts at the most
+cdef double PRIOR_SECONDS = 0.1             # so many seconds of prefill at the expected speed stand beside what was measured
+cdef double EQUAL_SPEED = 2.0               # endpoints that differ by less from the pool's mean are taken for equally fast
+cdef double SPEED_RANGE = 1000.0            # an endpoint is taken for so many times faster or slower than the policy says, at the most
+
+
+# Prompt tokens a second: what was measured, drawn toward what was expected by as much as PRIOR_SECONDS are of it.
+cdef double _speed(double expected, double tokens, double seconds) noexcept nogil:
+    cdef double speed = (expected * PRIOR_SECONDS + tokens) / (PRIOR_SECONDS + seconds)
+    if not speed < expected * SPEED_RANGE:
+        return expected * SPEED_RANGE
+    return max(speed, expected / SPEED_RANGE)
 
 
 @cython.final
@@ -106,6 +119,8 @@ cdef class Scheduler:
             load = self.load.sum(c.slot, c.generation)
             c.in_flight = load.in_flight
             c.prefill_tokens = load.prefill_tokens
+            c.spent_tokens = load.spent_tokens
+            c.spent_seconds = load.spent_seconds
             metrics = self.load.fresh_metrics(c.slot, c.generation, now, policy.stale_after)
             c.fresh = metrics != NULL
             if metrics != NULL:
@@ -142,10 +157,43 @@ cdef class Scheduler:
                 candidates += 1
         return candidates
 
+    # Times that a prompt token to be computed counts. Whoever comes while an engine computes a prompt waits for it; of a queue that is
+    # busy for a share b of the time, b / (1 - b) come before it is empty again. 1 when nobody has anything to compute.
+    cdef double _crowding(self, Pool pool) noexcept nogil:
+        cdef size_t i, candidates = 0, busy = 0
+        cdef double share
+        for i in range(pool.count):
+            if pool.candidates[i].reason == CANDIDATE:
+                candidates += 1
+                busy += pool.candidates[i].prefill_tokens > 0
+        if candidates == 0:
+            return 1
+        share = <double>busy / candidates
+        return 1 + CROWDING_WEIGHT * share / (1 - min(share, MOST_CROWDED))
+
+    # The speed of each candidate. Measurements of equal engines differ by what each had to do, and whoever looks faster gets longer
+    # prompts, with which it looks faster still: so only what differs by more than EQUAL_SPEED from the pool's mean does so for us.
+    cdef void _measure(self, Pool pool, Policy policy) noexcept nogil:
+        cdef size_t i
+        cdef Candidate* c
+        cdef double tokens = 0, seconds = 0, mean, ratio
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            if c.reason == CANDIDATE:
+                tokens += c.spent_tokens
+                seconds += c.spent_seconds
+        mean = _speed(policy.prefill_tokens_per_second, tokens, seconds)
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            ratio = _speed(mean, c.spent_tokens, c.spent_seconds) / mean
+            ratio = max(1.0, ratio / EQUAL_SPEED) if ratio > 1 else min(1.0, ratio * EQUAL_SPEED)
+            c.prefill_tokens_per_second = mean * ratio
+
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil:
         cdef size_t i
         cdef Candidate* c
-        cdef double uncached, seconds
+        cdef double uncached, slowness, crowding = self._crowding(pool)
+        self._measure(pool, policy)
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.reason != CANDIDATE:
@@ -153,12 +201,15 @@ cdef class Scheduler:
             uncached = prompt_tokens
             if blocks > 0:
                 uncached -= prompt_tokens * pool.matched[i] / blocks
-            seconds = (c.prefill_tokens + uncached) / policy.prefill_tokens_per_second
+            c.queue_seconds = c.prefill_tokens / c.prefill_tokens_per_second
+            c.prefill_seconds = crowding * uncached / c.prefill_tokens_per_second
             # the request is slowed by each that runs beside it, and slows each of them as much
-            seconds += 2 * output_tokens * policy.decode_seconds_per_request * c.running
+            slowness = policy.prefill_tokens_per_second / c.prefill_tokens_per_second
+            c.decode_seconds = 2 * output_tokens * policy.decode_seconds_per_request * slowness * c.running
+            c.memory_seconds = 0
             if c.kv_usage > KV_COMFORT:
-                seconds += (c.kv_usage - KV_COMFORT) / (1 - KV_COMFORT) * KV_PRESSURE_SECONDS
-            c.score = -seconds
+                c.memory_seconds = (c.kv_usage - KV_COMFORT) / (1 - KV_COMFORT) * KV_PRESSURE_SECONDS
+            c.score = -(c.queue_seconds + c.prefill_seconds + c.decode_seconds + c.memory_seconds)
 
     cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks) noexcept nogil:
         cdef size_t i
@@ -233,6 +284,7 @@ cdef class Scheduler:
             return -1
         if blocks > 0:
             self.prefixes.match_pool(hashes, blocks, &pool.pages, pool.matched)
+        pool.by_cost = policy.by_cost
         if policy.by_cost:
             self._score_by_cost(pool, policy, blocks, prompt_tokens, output_tokens)
         else:
@@ -271,6 +323,7 @@ cdef class Scheduler:
         uncached = prompt_tokens
         if blocks > 0:
             uncached -= <int64_t>(<double>prompt_tokens * pool.matched[chosen] / blocks)
+        self.queued_tokens = <int64_t>c.prefill_tokens
         if not dry:
             self.load._check(c.slot)
             self.load.charge_cell(c.slot, c.generation, uncached, output_tokens)
@@ -286,6 +339,11 @@ cdef class Scheduler:
         if chosen >= pool.count:
             raise IndexError(f"endpoint {chosen} of {pool.count}")
         return self.load.first_token(pool.candidates[chosen].slot, pool.candidates[chosen].generation, prefill_tokens)
+
+    def prefilled(self, Pool pool not None, size_t chosen, double tokens, double seconds):
+        if chosen >= pool.count:
+            raise IndexError(f"endpoint {chosen} of {pool.count}")
+        return self.load.prefilled(pool.candidates[chosen].slot, pool.candidates[chosen].generation, tokens, seconds)
 
     def explain(self, Pool pool not None):
         cdef size_t i
@@ -303,6 +361,10 @@ cdef class Scheduler:
                 "waiting": c.waiting,
                 "kv_usage": c.kv_usage,
                 "scraped": bool(c.fresh),
+                "prefill_tokens_per_second": c.prefill_tokens_per_second,
+                "cost": None if c.reason != CANDIDATE or not pool.by_cost else {
+                    "queue": c.queue_seconds, "prefill": c.prefill_seconds, "decode": c.decode_seconds, "memory": c.memory_seconds,
+                },
             })
         return rows
 

@@ -249,7 +249,9 @@ class Pipeline:
 
     def _first_token(self, exchange: Exchange) -> None:
         if exchange.placement is not None:
-            self._parts.placer.first_token(exchange.placement)
+            # of an answer in one piece the first byte is the last token
+            seconds = exchange.first_byte - exchange.sent if exchange.is_stream else 0.0
+            self._parts.placer.first_token(exchange.placement, seconds)
 
     def _release(self, exchange: Exchange) -> None:
         """Take the load off the endpoint, once. The placement stays for the log and the client's headers."""

@@ -38,9 +38,11 @@ def endpoints(count: int) -> list[twin.Endpoint]:
     ]  # fmt: skip
 
 
-def scheduler_of(path: Path, fleet: list[twin.Endpoint], hashes: list[int]) -> tuple[Scheduler, Pool]:
+def scheduler_of(
+    path: Path, fleet: list[twin.Endpoint], hashes: list[int], prefix_bytes: int = 1 << 22
+) -> tuple[Scheduler, Pool]:
     memory = SharedMemory.create(
-        str(path), workers=1, slots=len(fleet), buckets=1, journal_records=1, prefix_bytes=1 << 22
+        str(path), workers=1, slots=len(fleet), buckets=1, journal_records=1, prefix_bytes=prefix_bytes
     )
     scheduler, slots = Scheduler(memory, 0, random_seed=1), Slots(memory)
     names = [slots.acquire(1, 2 * number + 2) for number in range(len(fleet))]
@@ -102,6 +104,22 @@ def decide_twin(hashes: list[int]) -> Decide:
     return decide
 
 
+@pytest.fixture
+def decide_wide(tmp_path: Path) -> Callable[[int, int], Decide]:
+    """A whole decision by all weighted scores: so many endpoints, each with more or less of so many blocks."""
+
+    def make(count: int, blocks: int) -> Decide:
+        random = Random(2)
+        values = [random.getrandbits(64) for _ in range(blocks)]
+        fleet = endpoints(count)
+        held = [replace(one, matched_blocks=one.matched_blocks * blocks // BLOCKS) for one in fleet]
+        scheduler, pool = scheduler_of(tmp_path / "memory", held, values, 1 << 25)
+        policy, hashes = Policy(by_cost=False, weights=WEIGHTS), BlockHashes.of(values)
+        return lambda: scheduler.decide(pool, policy, hashes, 16 * blocks, 256, NOW, dry=True)
+
+    return make
+
+
 def test_both_decide_the_same(decide: Decide, decide_twin: Decide) -> None:
     assert decide()[:2] == decide_twin()
 
@@ -121,6 +139,16 @@ def test_decide_512_blocks_64_endpoints(benchmark: Benchmark, decide: Decide) ->
 
 def test_decide_512_blocks_64_endpoints_twin(benchmark: Benchmark, decide_twin: Decide) -> None:
     assert benchmark(decide_twin) is not None
+
+
+def test_decide_2048_blocks_256_endpoints(benchmark: Benchmark, decide_wide: Callable[[int, int], Decide]) -> None:
+    """All scores on. The target is 60 microseconds."""
+    assert benchmark(decide_wide(256, 2048))[1] > 0
+
+
+def test_decide_4096_endpoints(benchmark: Benchmark, decide_wide: Callable[[int, int], Decide]) -> None:
+    """The same with 16 blocks. The target is 150 microseconds."""
+    assert benchmark(decide_wide(4096, 16)) is not None
 
 
 def test_score_is_at_least_five_times_as_fast(score: Decide, score_twin: Decide) -> None:

@@ -68,9 +68,13 @@ class Explainer:
             {"endpoint": placed.endpoint.name, **row}
             for placed, row in zip(pool.endpoints, self._scheduler.explain(pool.pool), strict=True)
         ]
+        candidates = sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0)))
+        choice = pool.endpoints[decision[0]].endpoint.name if decision else None
+        others = (row["endpoint"] for row in candidates if row["score"] is not None and row["endpoint"] != choice)
         return {
             "policy": pool.server.scheduling.policy,
             "blocks": len(hashes) if hashes is not None else 0,
-            "choice": pool.endpoints[decision[0]].endpoint.name if decision else None,
-            "candidates": sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0))),
+            "choice": choice,
+            "runner_up": next(others, None),
+            "candidates": candidates,
         }

@@ -6,14 +6,14 @@ from gateway.scheduling.pool cimport ServerPool
 cdef class Placement:
     cdef readonly ServerPool pool
     cdef readonly object placed
-    cdef readonly long long position, blocks, matched_blocks, prefill_tokens, output_tokens
+    cdef readonly long long position, blocks, matched_blocks, prefill_tokens, output_tokens, queued_tokens
     cdef public bint has_first_token
 
 cdef class Placer:
     cdef Scheduler _scheduler
     cdef Hashers _hashers
     cdef object _clock
-    cpdef first_token(self, Placement placement)
+    cpdef first_token(self, Placement placement, double seconds)
     cpdef release(self, Placement placement)
 
 cdef class Hashers:

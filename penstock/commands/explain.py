@@ -59,6 +59,13 @@ def _body(model: str, prompt: str, path: str) -> bytes:
     return json.dumps(content).encode()
 
 
+def _parts(cost: dict[str, float] | None) -> str | None:
+    """Seconds that the request is expected to add, by where they come from."""
+    return (
+        None if cost is None else " + ".join(f"{cost[name]:.3f}" for name in ("queue", "prefill", "decode", "memory"))
+    )
+
+
 def _text(document: dict[str, Any]) -> str:
     lines = [f"model {document['model']}: {document['prompt_tokens']} prompt tokens (estimated)"]
     if document["route"] is None:
@@ -71,13 +78,15 @@ def _text(document: dict[str, Any]) -> str:
             lines.append("  does not exist")
             continue
         chosen = server["choice"] or "nobody"
-        lines.append(f"policy {server['policy']}, {server['blocks']} blocks of prompt, choice: {chosen}\n")
+        second = f", runner-up: {server['runner_up']}" if server.get("runner_up") else ""
+        lines.append(f"policy {server['policy']}, {server['blocks']} blocks of prompt, choice: {chosen}{second}\n")
         rows = [
             [
                 "->" if one["endpoint"] == server["choice"] else "",
                 one["endpoint"],
                 one["filtered"] or "candidate",
                 None if one["score"] is None else f"{one['score']:.4f}",
+                _parts(one.get("cost")),
                 f"{one['matched_blocks']}/{server['blocks']}",
                 one["in_flight"],
                 one["prefill_tokens"],
@@ -93,6 +102,7 @@ def _text(document: dict[str, Any]) -> str:
             "endpoint",
             "state",
             "score",
+            "queue + prefill + decode + memory",
             "cached",
             "in-flight",
             "prefill",

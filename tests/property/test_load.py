@@ -58,6 +58,10 @@ class LoadMachine(RuleBasedStateMachine):
     def first_token(self, row, endpoint, prefill):
         self.agree(row, "first_token", *endpoint, prefill)
 
+    @rule(row=WRITER, endpoint=ENDPOINTS, tokens=st.floats(), seconds=st.floats() | st.floats(0.001, 100))
+    def prefilled(self, row, endpoint, tokens, seconds):
+        self.agree(row, "prefilled", *endpoint, tokens, seconds)
+
     @rule(row=WRITER, endpoint=ENDPOINTS, prefill=TOKENS, decode=TOKENS)
     def release(self, row, endpoint, prefill, decode):
         self.agree(row, "release", *endpoint, prefill, decode)
@@ -76,6 +80,7 @@ class LoadMachine(RuleBasedStateMachine):
         for endpoint in self.seen:
             for row in self.compiled:
                 self.agree(row, "read", *endpoint)
+                self.agree(row, "read_prefills", *endpoint)
                 self.agree(row, "read_metrics", *endpoint)
 
     @invariant()

@@ -34,6 +34,8 @@ class Given:
 
     endpoint: twin.Endpoint
     charges: tuple[tuple[int, int, int], ...] = ()
+    prefill: tuple[int, float, float] | None = None
+    """One that a worker measured: worker, tokens, seconds."""
     reused: bool = False
     excluded: bool = False
 
@@ -64,13 +66,18 @@ def write(load: Load, slot: int, generation: int, metrics: twin.Metrics) -> bool
 
 def put(scheduler: Scheduler, loads: list[Load], given: Given, slot: int, generation: int) -> twin.Endpoint:
     """Charge, scrape and learn as given; the endpoint with its sums."""
+    measured = (0.0, 0.0)
     for worker, prefill, decode in given.charges:
         loads[worker].charge(slot, generation, prefill, decode)
     if given.endpoint.metrics is not None:
         assert write(loads[0], slot, generation, given.endpoint.metrics)
+    if given.prefill is not None:
+        worker, tokens, seconds = given.prefill
+        if loads[worker].prefilled(slot, generation, tokens, seconds):
+            measured = (tokens, seconds)
     scheduler.prefixes.learn(BlockHashes.of(HASHES[: given.endpoint.matched_blocks]), slot, NOW)
     prefill_tokens = sum(prefill for _worker, prefill, _decode in given.charges)
-    return replace(given.endpoint, in_flight=len(given.charges), prefill_tokens=prefill_tokens)
+    return replace(given.endpoint, in_flight=len(given.charges), prefill_tokens=prefill_tokens, prefills=measured)
 
 
 def bury(slots: Slots, loads: list[Load], fleet: list[Given], names: list[tuple[int, int]]) -> set[int]:
@@ -107,7 +114,9 @@ def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
     names = [slots.acquire(SIDECAR, 2 * number + 2) for number in range(len(fleet))]
     endpoints = [put(scheduler, loads, given, *name) for given, name in zip(fleet, names, strict=True)]
     for position in bury(slots, loads, fleet, names):
-        endpoints[position] = replace(endpoints[position], in_flight=0, prefill_tokens=0, metrics=None)
+        endpoints[position] = replace(
+            endpoints[position], in_flight=0, prefill_tokens=0, metrics=None, prefills=(0.0, 0.0)
+        )
     pool = Pool(
         [
             (slot, generation, endpoint.roles, endpoint.maximum_in_flight)
@@ -149,8 +158,16 @@ ENDPOINTS = st.builds(
     matched_blocks=st.integers(0, BLOCKS),
 )
 CHARGES = st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0, 100, 4000]), st.sampled_from([0, 10])), max_size=3)
+PREFILLS = st.none() | st.tuples(
+    st.integers(0, 1), st.sampled_from([0.0, 500.0, 1e15]), st.sampled_from([0.01, 1.0, 1e6])
+)
 GIVEN = st.builds(
-    Given, ENDPOINTS, charges=CHARGES.map(tuple), reused=st.booleans(), excluded=st.sampled_from([False] * 5 + [True])
+    Given,
+    ENDPOINTS,
+    charges=CHARGES.map(tuple),
+    prefill=PREFILLS,
+    reused=st.booleans(),
+    excluded=st.sampled_from([False] * 5 + [True]),
 )
 FLEETS = st.lists(GIVEN, max_size=8)
 EASY = st.lists(

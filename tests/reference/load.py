@@ -1,10 +1,13 @@
 """Twin of ``_fastpath.load``: a dict of cells for each worker, and a dict of scrapes."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import TypedDict
 
 from tests.reference.shared_memory import SharedMemory
 from tests.reference.slots import Slots
+
+KEPT = 0.97
 
 
 class EngineMetrics(TypedDict):
@@ -25,6 +28,8 @@ class Cell:
     in_flight: int = 0
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    spent_tokens: float = 0.0
+    spent_seconds: float = 0.0
 
 
 class Load:
@@ -65,6 +70,19 @@ class Load:
         cell.prefill_tokens = max(0, cell.prefill_tokens - prefill_tokens)
         return True
 
+    def prefilled(self, slot: int, generation: int, tokens: float, seconds: float) -> bool:
+        cell = self._own(slot)
+        if not 0 <= tokens < inf or not 0 < seconds < inf or cell.generation != generation:
+            return False
+        cell.spent_tokens = cell.spent_tokens * KEPT + tokens
+        cell.spent_seconds = cell.spent_seconds * KEPT + seconds
+        return True
+
+    def read_prefills(self, slot: int, generation: int) -> tuple[float, float]:
+        self._check(slot)
+        cells = [cells[slot] for cells in self._cells if slot in cells and cells[slot].generation == generation]
+        return sum(cell.spent_tokens for cell in cells), sum(cell.spent_seconds for cell in cells)
+
     def release(self, slot: int, generation: int, prefill_tokens: int, decode_tokens: int) -> bool:
         cell = self._own(slot)
         if cell.generation != generation or cell.in_flight == 0:
@@ -87,7 +105,9 @@ class Load:
         if worker >= len(self._cells):
             raise IndexError
         for slot, cell in self._cells[worker].items():
-            self._cells[worker][slot] = Cell(cell.generation)
+            self._cells[worker][slot] = Cell(
+                cell.generation, spent_tokens=cell.spent_tokens, spent_seconds=cell.spent_seconds
+            )
 
     def worker_in_flight(self, worker: int) -> int:
         if worker >= len(self._cells):

@@ -8,6 +8,11 @@ SCORES = ("least-request", "least-latency", "kv-usage", "prefix-cache", "random"
 KV_COMFORT = 0.9
 KV_PRESSURE_SECONDS = 10.0
 TIE = 1e-9
+CROWDING_WEIGHT = 3.0
+MOST_CROWDED = 0.9
+PRIOR_SECONDS = 0.1
+EQUAL_SPEED = 2.0
+SPEED_RANGE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Endpoint:
     prefill_tokens: int = 0
     metrics: Metrics | None = None
     matched_blocks: int = 0
+    prefills: tuple[float, float] = (0.0, 0.0)
+    """Tokens and seconds that were measured."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +136,36 @@ def look(
     return all_seen
 
 
-def score_by_cost(seen: Seen, policy: Policy, blocks: int, prompt_tokens: float, output_tokens: float) -> float:
+def _speed(expected: float, tokens: float, seconds: float) -> float:
+    found = (expected * PRIOR_SECONDS + tokens) / (PRIOR_SECONDS + seconds)
+    return min(max(found, expected / SPEED_RANGE), expected * SPEED_RANGE)
+
+
+def speeds(candidates: Sequence[Seen], policy: Policy) -> list[float]:
+    """Prompt tokens a second; what differs little from the mean of all is taken for it."""
+    measured = [seen.endpoint.prefills for seen in candidates]
+    tokens, seconds = sum(tokens for tokens, _ in measured), sum(seconds for _, seconds in measured)
+    mean = _speed(policy.prefill_tokens_per_second, tokens, seconds)
+    ratios = [_speed(mean, *one) / mean for one in measured]
+    return [mean * (max(1.0, one / EQUAL_SPEED) if one > 1 else min(1.0, one * EQUAL_SPEED)) for one in ratios]
+
+
+def crowding(candidates: Sequence[Seen]) -> float:
+    """Times that a prompt token to be computed counts."""
+    if not candidates:
+        return 1.0
+    share = sum(seen.endpoint.prefill_tokens > 0 for seen in candidates) / len(candidates)
+    return 1 + CROWDING_WEIGHT * share / (1 - min(share, MOST_CROWDED))
+
+
+def score_by_cost(
+    seen: Seen, policy: Policy, blocks: int, prompt_tokens: float, output_tokens: float, factor: float, rate: float
+) -> float:
     """Minus the seconds that the request adds there."""
     uncached = prompt_tokens - (prompt_tokens * seen.endpoint.matched_blocks / blocks if blocks else 0)
-    seconds = (seen.endpoint.prefill_tokens + uncached) / policy.prefill_tokens_per_second
-    seconds += 2 * output_tokens * policy.decode_seconds_per_request * seen.running
+    seconds = seen.endpoint.prefill_tokens / rate + factor * uncached / rate
+    slowness = policy.prefill_tokens_per_second / rate
+    seconds += 2 * output_tokens * policy.decode_seconds_per_request * slowness * seen.running
     seconds += max(0.0, (seen.kv_usage - KV_COMFORT) / (1 - KV_COMFORT)) * KV_PRESSURE_SECONDS
     return -seconds
 
@@ -193,7 +225,13 @@ def decide(
     seen = look(endpoints, policy, now, role, excluded)
     candidates = [one for one in seen if not one.filtered]
     if policy.by_cost:
-        values = iter([score_by_cost(one, policy, blocks, prompt_tokens, output_tokens) for one in candidates])
+        factor = crowding(candidates)
+        values = iter(
+            [
+                score_by_cost(one, policy, blocks, prompt_tokens, output_tokens, factor, rate)
+                for one, rate in zip(candidates, speeds(candidates, policy), strict=True)
+            ]
+        )
     else:
         values = iter(scores_by_weight(candidates, policy, blocks))
     scores = [None if one.filtered else next(values) for one in seen]

@@ -9,7 +9,7 @@ STATES = ("starting", "serving", "draining")
 MASK = (1 << 64) - 1
 PAGE = 4096
 MAGIC = int.from_bytes(b"PENSTOCK", "little")
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 FIELDS = (
     "magic",
     "layout_version",
@@ -97,7 +97,7 @@ def lay_out(
     parts = {
         "worker_rows_at": (workers + 1) * 128,
         "slots_at": 64 + slots * 16 + (workers + 1) * slots,
-        "load_at": workers * slots * 32,
+        "load_at": workers * slots * 48,
         "metrics_at": slots * 64,
         "buckets_at": 64 + buckets * 384,
         "journals_at": workers * journal_records * 208,

@@ -9,14 +9,12 @@ from bench.fleet.policies.kthena import KthenaBest, KthenaDefault
 from bench.fleet.policies.llm_d import LlmDDefault, LlmDNewest
 from bench.fleet.policies.penstock import Penstock
 from bench.fleet.policies.plain import BoundedHash, LeastRequests, Random, RoundRobin
-from bench.fleet.policies.proposed import Proposed
 from bench.fleet.policies.smg import SmgCacheAware
 
 YARDSTICK = "least-requests"
 """The policy that a fleet's capacity is measured with."""
 POLICIES: dict[str, type[Router]] = {
     "ours": Penstock,
-    "ours-proposed": Proposed,
     "round-robin": RoundRobin,
     "random": Random,
     YARDSTICK: LeastRequests,

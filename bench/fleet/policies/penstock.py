@@ -12,6 +12,7 @@ from _fastpath.slots import Slots
 from bench.fleet.engine import Scrape
 from bench.fleet.policies.base import Router, Setting
 from bench.fleet.trace import Prompted
+from gateway.scheduling.place import MEASURED_TOKENS
 
 HASHED_TOKENS = 16
 """A gateway hashes blocks of 64 bytes; a token has about 4."""
@@ -40,6 +41,8 @@ class Penstock(Router):
         self._policy = Policy()
         self._charged: dict[int, int] = {}
         """Prompt tokens, by the number of a request without its first token."""
+        self._sent: dict[int, tuple[float, int]] = {}
+        """When it was sent, and how many prompt tokens were computed until its first token."""
 
     def choose(self, request: Prompted, now: float) -> int:
         decision = self._scheduler.decide(
@@ -53,6 +56,7 @@ class Penstock(Router):
         assert decision is not None, "no filter is on"
         engine, _, uncached = decision
         self._charged[request.number] = uncached
+        self._sent[request.number] = now, self._scheduler.queued_tokens + uncached
         return engine
 
     def hashes(self, request: Prompted) -> BlockHashes:
@@ -63,6 +67,9 @@ class Penstock(Router):
 
     def first_token(self, request: Prompted, now: float) -> None:
         self._scheduler.first_token(self._pool, self.placed[request.number], self._charged.pop(request.number))
+        sent, tokens = self._sent.pop(request.number)
+        if tokens >= MEASURED_TOKENS and now > sent:
+            self._scheduler.prefilled(self._pool, self.placed[request.number], tokens, now - sent)
 
     def ended(self, request: Prompted, engine: int, now: float) -> None:
         self._scheduler.release(self._pool, engine, 0, EXPECTED_OUTPUT_TOKENS)

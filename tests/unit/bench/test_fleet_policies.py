@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from bench.fleet.engine import Scrape
-from bench.fleet.policies import POLICIES, aibrix, dynamo, kthena, llm_d, proposed, smg
+from bench.fleet.policies import POLICIES, aibrix, dynamo, kthena, llm_d, smg
 from bench.fleet.policies.base import Prefixes, Router, Setting
 from bench.fleet.trace import Prompted
 
@@ -236,8 +236,10 @@ def test_aibrix_chooses_for_the_cache_up_to_one_deviation_above_the_mean():
 def test_ours_weighs_what_is_queued_against_what_is_cached(make):
     router = make("ours", 2)
     owner = router.route(prompted(1, range(4)), 0.0)
-    # 2,048 tokens are queued there and 2,048 cached; it also runs one: 256 output tokens slowed twice by 0.35 ms
-    assert router.choose(prompted(2, [*range(4), 9]), 0.0) == 1 - owner
+    # 2,048 tokens are queued there and 2,048 cached: what would be computed anew counts four times while one engine of two is busy
+    assert router.choose(prompted(2, [*range(4), 9]), 0.0) == owner
+    # 2,560 and 512 more are queued there by now, and 512 cached
+    assert router.choose(prompted(4, [0, 10]), 0.0) == 1 - owner
     router.first_token(prompted(1, range(4)), 0.5)
     assert router.choose(prompted(3, [*range(4), 8]), 0.5) == owner
 
@@ -255,38 +257,6 @@ def test_ours_hashes_sixteen_tokens_a_block_as_64_bytes_are(make):
     assert len(hashes) == (512 + 40) // 16
     assert hashes[:32] == list(router.hashes(prompted(2, [5, 9])))[:32]
     assert len(set(hashes)) == len(hashes)
-
-
-def test_the_proposal_without_its_weight_is_the_compiled_cost(make, monkeypatch):
-    monkeypatch.setattr(proposed, "WORK_WEIGHT", 0.0)
-    compiled, plain = make("ours"), make("ours-proposed")
-    for number in range(1, 60):
-        request = prompted(number, [*range(number % 5 * 100, number % 5 * 100 + number % 7), 9000 + number])
-        now = number / 10
-        for router in (compiled, plain):
-            if number % 10 == 0:
-                for engine in range(4):
-                    router.scraped(engine, Scrape(engine * number, engine, 0.85 + engine / 20), now)
-        hashes = plain.hashes(request)
-        matched = plain._scheduler.prefixes.match(hashes, plain._indices)
-        costs = plain.costs(request, [one / len(hashes) for one in matched], now)
-        engine = compiled.route(request, now)
-        assert costs[engine] == pytest.approx(min(costs))
-        seen = compiled._scheduler.explain(compiled._pool)
-        assert [-one["score"] for one in seen] == pytest.approx(costs)
-        monkeypatch.setattr(plain, "lowest", lambda values, engine=engine: engine)  # equals are taken at random
-        assert plain.route(request, now) == engine
-
-
-def test_the_proposal_lets_an_idle_fleet_copy_a_prefix_and_a_busy_one_not(make):
-    assert proposed.work_factor([0, 0, 0, 0]) == 1.0
-    assert proposed.work_factor([5, 0, 9, 0]) == 1.0 + proposed.WORK_WEIGHT / 2
-    idle = proposed.work_factor([4000, 0])
-    busy = proposed.work_factor([4000, 1])
-    for factor, stays in ((1.0, False), (idle, True), (busy, True)):
-        held = proposed.cost(4000, 0, factor, 1, 0.0)
-        copied = proposed.cost(0, 2048, factor, 1, 0.0)
-        assert (held < copied) is stays
 
 
 # -- the index of the others ---------------------------------------------------------------------------------------

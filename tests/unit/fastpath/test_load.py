@@ -42,6 +42,31 @@ def replace(slots, endpoint):
     return slots.acquire(0, 5000)
 
 
+def test_measured_prefills_add_up_over_the_workers_and_fade(memory, load, endpoint):
+    other = Load(memory, 1)
+    load.charge(*endpoint, 1, 1)
+    other.charge(*endpoint, 1, 1)
+    load.prefilled(*endpoint, 1000, 0.5)
+    load.prefilled(*endpoint, 1000, 0.25)
+    other.prefilled(*endpoint, 500, 0.25)
+    assert load.read_prefills(*endpoint) == pytest.approx((1000 * 0.97 + 1000 + 500, 0.5 * 0.97 + 0.25 + 0.25))
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(1000, 0), (1000, -1), (-1, 1), (float("nan"), 1), (1, float("inf"))])
+def test_what_is_no_measurement_is_none(load, endpoint, tokens, seconds):
+    load.charge(*endpoint, 1, 1)
+    assert not load.prefilled(*endpoint, tokens, seconds)
+    assert load.read_prefills(*endpoint) == (0.0, 0.0)
+
+
+def test_a_speed_outlives_its_worker_and_not_its_endpoint(load, endpoint):
+    load.charge(*endpoint, 1, 1)
+    load.prefilled(*endpoint, 1000, 0.5)
+    load.clear_worker(0)
+    assert load.read_prefills(*endpoint) == (1000, 0.5)
+    assert load.read_prefills(endpoint[0], endpoint[1] + 2) == (0.0, 0.0)
+
+
 def test_what_is_charged_can_be_read_by_all(memory, load, endpoint):
     assert load.charge(*endpoint, 100, 20)
     assert load.charge(*endpoint, 1, 2)

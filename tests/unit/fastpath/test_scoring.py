@@ -267,12 +267,58 @@ def test_each_reason_is_counted(fleet: Fleet) -> None:
 
 
 def test_cost_of_prefill(fleet: Fleet) -> None:
-    """Seconds of what is queued there and of the prompt."""
+    """Seconds of what is queued there and of the prompt, which counts four times while one endpoint of two is busy."""
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 8000, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=4000)
-    assert scores == pytest.approx([-1.5, -0.5])
+    assert scores == pytest.approx([-3.0, -2.0])
     assert fleet.dry(pool)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("busy", "factor"), [(0, 1.0), (1, 1 + 3 * 0.1 / 0.9), (5, 4.0), (9, 28.0), (10, 31.0)]
+)  # fmt: skip
+def test_a_prompt_to_compute_counts_the_more_the_more_endpoints_are_busy(
+    fleet: Fleet, busy: int, factor: float
+) -> None:
+    """Whoever comes later waits for it too."""
+    pool = fleet.pool(10)
+    for slot in range(busy):
+        fleet.scheduler.load.charge(slot, 0, 1, 0)
+    scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=8000)
+    assert scores == pytest.approx([-factor] * 10, abs=0.001)
+
+
+def test_who_cannot_take_it_does_not_crowd(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scheduler.load.charge(0, 0, 8000, 0)
+    scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=8000, excluded=[0])
+    assert scores == [None, pytest.approx(-1.0)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slowness"), [(0.5, 0.615), (1.5, 1.0), (3.9, 1.0), (8.0, 1.14), (40.0, 5.0)]
+)  # fmt: skip
+def test_an_engine_that_is_measurably_slower_or_faster_than_the_others_costs_accordingly(
+    fleet: Fleet, seconds: float, slowness: float
+) -> None:
+    """In between they are taken for equally fast: prefills differ by what each engine had to do beside them."""
+    pool = fleet.pool(4)
+    for slot in range(4):
+        for _ in range(200):
+            fleet.scheduler.prefilled(pool, slot, 8000, seconds if slot == 0 else 2.0)
+    first, *others = fleet.scores(pool, Policy(), prompt_tokens=8000)
+    assert others == pytest.approx([others[0]] * 3)
+    assert first / others[0] == pytest.approx(slowness, rel=0.02)
+
+
+def test_until_an_endpoint_is_measured_it_is_as_fast_as_the_others_are(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    for _ in range(100):
+        fleet.scheduler.prefilled(pool, 1, 1000, 1.0)
+    scores = fleet.scores(pool, Policy(), prompt_tokens=1000)
+    assert scores == pytest.approx([scores[0]] * 3)
+    assert scores[0] == pytest.approx(-1, rel=0.05)
 
 
 def test_cost_of_a_cached_prompt(fleet: Fleet) -> None:
@@ -583,12 +629,14 @@ def test_explain(fleet: Fleet) -> None:
     fleet.dry(pool, Policy(decode_seconds_per_request=0), hashes=hashes(4), prompt_tokens=1600, excluded=[1])
     assert fleet.scheduler.explain(pool) == [
         {
-            "filtered": "", "score": pytest.approx(-0.2), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
-            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True,
+            "filtered": "", "score": pytest.approx(-3.2), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
+            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True, "prefill_tokens_per_second": 8000.0,
+            "cost": {"queue": 0.1, "prefill": pytest.approx(0.1 * 31), "decode": 0.0, "memory": 0.0},
         },
         {
             "filtered": "excluded", "score": None, "matched_blocks": 0, "in_flight": 0, "prefill_tokens": 0,
-            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": False,
+            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": False, "prefill_tokens_per_second": 8000.0,
+            "cost": None,
         },
     ]  # fmt: skip
 

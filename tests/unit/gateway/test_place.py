@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from _fastpath.load import Load
 from _fastpath.scanner import scan
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots, SlotsFull, endpoint_identity
@@ -34,7 +35,7 @@ def place(fleet, tried=None, hashes=None, tokens=(100, 10)):
 def test_a_placed_request_is_charged_and_released_once(fleet):
     placement = place(fleet)
     assert fleet.load()[placement.placed.endpoint.name] == (1, 100, 10)
-    fleet.placer.first_token(placement)
+    fleet.placer.first_token(placement, 0.5)
     assert fleet.load()[placement.placed.endpoint.name] == (1, 0, 10)
     fleet.placer.release(placement)
     assert fleet.is_idle
@@ -223,3 +224,27 @@ def test_choosing_takes_microseconds_not_milliseconds(tmp_path):
         times.append(time.perf_counter() - started)
         fleet.placer.release(placement)
     assert sorted(times)[100] < 0.001
+
+
+@pytest.mark.parametrize(
+    ("tokens", "seconds", "measured"), [(8000, 0.5, True), (511, 0.5, False), (8000, 0.0, False)]
+)  # fmt: skip
+def test_a_long_prefill_tells_the_engines_speed(fleet, tokens, seconds, measured):
+    placement = place(fleet, tokens=(tokens, 10))
+    fleet.placer.first_token(placement, seconds)
+    assert prefills(fleet, placement) == ((tokens, seconds) if measured else (0.0, 0.0))
+
+
+def test_what_was_queued_before_it_was_computed_in_the_same_time(fleet):
+    first = place(fleet, tokens=(8000, 10))
+    placed = [place(fleet, tokens=(1000, 10)) for _ in range(12)]
+    behind = next(one for one in placed if one.placed is first.placed)
+    assert behind.queued_tokens >= 8000
+    fleet.placer.first_token(behind, 2.0)
+    assert prefills(fleet, behind) == (behind.queued_tokens + 1000, 2.0)
+
+
+def prefills(fleet, placement):
+    """What was measured of the endpoint: tokens and seconds."""
+    slot = placement.placed.slot
+    return Load(fleet.memory).read_prefills(slot.index, slot.generation)
