@@ -20,12 +20,14 @@ cdef enum:                        # scores
     KV_USAGE
     PREFIX_CACHE
     RANDOM
+    SESSION
     SCORES
 
 # What is known of one endpoint at the moment of choice.
 cdef struct Candidate:
     uint64_t slot
     uint64_t generation
+    uint64_t identity             # the same in every gateway
     int64_t maximum_in_flight     # 0 = no bound
     uint32_t roles                # bits
     uint32_t reason
@@ -48,12 +50,13 @@ cdef struct Candidate:
 
 cdef class Policy:
     cdef readonly bint by_cost
-    cdef double weights[5]
+    cdef double weights[6]
     cdef readonly double stale_after
     cdef readonly double maximum_waiting
     cdef readonly double prefill_tokens_per_second
     cdef readonly double decode_seconds_per_request
     cdef readonly double latency_factor
+    cdef readonly double session_bound
 
 cdef class Pool:
     cdef Candidate* candidates
@@ -75,8 +78,9 @@ cdef class Scheduler:
     cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil
-    cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks) noexcept nogil
+    cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session) noexcept nogil
+    cdef long _session_owner(self, Pool pool, Policy policy, uint64_t session) noexcept nogil
     cdef long _pick(self, Pool pool) noexcept nogil
     cdef void _learn(self, const uint64_t* hashes, size_t blocks, size_t matched, uint64_t slot, uint32_t now) noexcept nogil
     cdef long _choose(self, Pool pool, Policy policy, const uint64_t* hashes, size_t blocks, double prompt_tokens,
-                      double output_tokens, double now, uint32_t role) noexcept nogil
+                      double output_tokens, double now, uint32_t role, uint64_t session) noexcept nogil

@@ -52,6 +52,7 @@ class Policy:
     prefill_tokens_per_second: float
     decode_seconds_per_request: float
     latency_factor: float
+    session_bound: float
     def __init__(
         self,
         *,
@@ -62,20 +63,23 @@ class Policy:
         prefill_tokens_per_second: float = 8000.0,
         decode_seconds_per_request: float = 0.00035,
         latency_factor: float = 0.5,
+        session_bound: float = 1.25,
     ) -> None:
         """``weights`` by the names of :data:`SCORES_BY_NAME`, for ``by_cost=False``.
 
         ``prefill_tokens_per_second`` and ``decode_seconds_per_request`` hold until an endpoint's own speed is measured.
         ``stale_after``: seconds after which a scrape says nothing any more. ``maximum_waiting``: the least-request filter, an endpoint
         with that many waiting requests is left out; 0 is off. ``latency_factor``: share of the first token in least-latency.
+        ``session_bound``: an endpoint with so many times the mean of requests in flight does not get its sessions' requests.
         """
 
 @final
 class Pool:
     """The endpoints of one ModelServer, as the scheduler sees them. Not for use from two threads at once."""
 
-    def __init__(self, endpoints: Sequence[tuple[int, int, int, int]]) -> None:
-        """Each endpoint: slot, generation, role bits, largest number of requests in flight (0 = no bound).
+    def __init__(self, endpoints: Sequence[tuple[int, int, int, int] | tuple[int, int, int, int, int]]) -> None:
+        """Each endpoint: slot, generation, role bits, largest number of requests in flight (0 = no bound), and what tells it from others
+        in every gateway (:func:`_fastpath.slots.endpoint_identity`; the slot when it is left out).
 
         Raises ValueError for a slot that stands twice.
         """
@@ -102,11 +106,13 @@ class Scheduler:
         role: int = 1,
         excluded: Iterable[int] | None = None,
         dry: bool = False,
+        session: int = 0,
     ) -> tuple[int, int, int] | None:
         """Choose: position in the pool, matched blocks, and the uncached prompt tokens that were charged.
 
         ``now`` in monotonic seconds; ``role`` is one bit; ``excluded`` are positions tried already. None when no endpoint is
         left; :meth:`filtered` says why. With ``dry`` nothing is charged or learned.
+        ``session``: 64 bits that stand for the conversation, 0 for none.
         """
 
     def release(self, pool: Pool, chosen: int, prefill_tokens: int, decode_tokens: int) -> bool:

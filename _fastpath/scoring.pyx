@@ -10,7 +10,7 @@ from _fastpath.prefix_index cimport pool_pages_free, pool_pages_make
 import secrets
 
 REASONS = ("", "wrong_role", "excluded", "full", "waiting", "gone")
-SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix-cache": 3, "random": 4}
+SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix-cache": 3, "random": 4, "session": 5}
 
 cdef double KV_COMFORT = 0.9                # share of KV cache in use above which preemptions begin
 cdef double KV_PRESSURE_SECONDS = 10.0      # cost of a full KV cache over one at KV_COMFORT
@@ -20,6 +20,13 @@ cdef double MOST_CROWDED = 0.9              # share of busy endpoints that count
 cdef double PRIOR_SECONDS = 0.1             # so many seconds of prefill at the expected speed stand beside what was measured
 cdef double EQUAL_SPEED = 2.0               # endpoints that differ by less from the pool's mean are taken for equally fast
 cdef double SPEED_RANGE = 1000.0            # an endpoint is taken for so many times faster or slower than the policy says, at the most
+
+
+# Finalizer of MurmurHash3 (Appleby, public domain): every bit of the word moves every other.
+cdef uint64_t _mixed(uint64_t word) noexcept nogil:
+    word = (word ^ (word >> 33)) * <uint64_t>0xFF51AFD7ED558CCD
+    word = (word ^ (word >> 33)) * <uint64_t>0xC4CEB9FE1A85EC53
+    return word ^ (word >> 33)
 
 
 # Prompt tokens a second: what was measured, drawn toward what was expected by as much as PRIOR_SECONDS are of it.
@@ -34,7 +41,7 @@ cdef double _speed(double expected, double tokens, double seconds) noexcept nogi
 cdef class Policy:
     def __init__(self, *, bint by_cost=True, weights=None, double stale_after=5.0, double maximum_waiting=0.0,
                  double prefill_tokens_per_second=8000.0, double decode_seconds_per_request=0.00035,
-                 double latency_factor=0.5):
+                 double latency_factor=0.5, double session_bound=1.25):
         cdef int i
         self.by_cost = by_cost
         for i in range(SCORES):
@@ -47,6 +54,9 @@ cdef class Policy:
             self.weights[<int>SCORES_BY_NAME[name]] = weight
         if not 0 < prefill_tokens_per_second < INFINITY:
             raise ValueError("prefill_tokens_per_second must be above 0")
+        if not 1 <= session_bound < INFINITY:
+            raise ValueError("session_bound must be 1 or above")
+        self.session_bound = session_bound
         self.stale_after = stale_after
         self.maximum_waiting = maximum_waiting
         self.prefill_tokens_per_second = prefill_tokens_per_second
@@ -72,7 +82,10 @@ cdef class Pool:
             if self.candidates == NULL or self.matched == NULL or slots == NULL:
                 raise MemoryError
             for i in range(self.count):
-                slot, generation, roles, maximum_in_flight = endpoints[i]
+                slot, generation, roles, maximum_in_flight, *identity = endpoints[i]
+                if len(identity) > 1:
+                    raise ValueError(f"an endpoint has 4 or 5 parts, not {4 + len(identity)}")
+                self.candidates[i].identity = identity[0] if identity else slot
                 self.candidates[i].slot = slots[i] = slot
                 self.candidates[i].generation = generation
                 self.candidates[i].roles = roles
@@ -211,12 +224,40 @@ cdef class Scheduler:
                 c.memory_seconds = (c.kv_usage - KV_COMFORT) / (1 - KV_COMFORT) * KV_PRESSURE_SECONDS
             c.score = -(c.queue_seconds + c.prefill_seconds + c.decode_seconds + c.memory_seconds)
 
-    cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks) noexcept nogil:
+    # Rendezvous hashing (Thaler, Ravishankar 1998) with bounded load (Mirrokni, Thorup, Zadimoghaddam 2018): every gateway ranks the
+    # endpoints alike for a session; the first that has no more than its share of the requests in flight, and a bit, owns it.
+    cdef long _session_owner(self, Pool pool, Policy policy, uint64_t session) noexcept nogil:
+        cdef size_t i, candidates = 0
+        cdef double in_flight = 1, bound
+        cdef uint64_t rank, best = 0
+        cdef long owner = -1
+        cdef Candidate* c
+        for i in range(pool.count):
+            if pool.candidates[i].reason == CANDIDATE:
+                candidates += 1
+                in_flight += pool.candidates[i].in_flight
+        if candidates == 0:
+            return -1
+        bound = policy.session_bound * in_flight / candidates
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            if c.reason != CANDIDATE or c.in_flight >= max(1.0, bound):
+                continue
+            rank = _mixed(session ^ _mixed(c.identity))
+            if owner < 0 or rank > best:
+                best = rank
+                owner = <long>i
+        return owner
+
+    cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session) noexcept nogil:
         cdef size_t i
+        cdef long owner = -1
         cdef Candidate* c
         cdef double most = 0, score, latency
         cdef double first_low = 0, first_high = 0, inter_low = 0, inter_high = 0
         cdef bint measured = False
+        if policy.weights[SESSION] > 0 and session != 0:
+            owner = self._session_owner(pool, policy, session)
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.reason != CANDIDATE:
@@ -250,6 +291,8 @@ cdef class Scheduler:
                 score += policy.weights[KV_USAGE] * 100 * (1 - c.kv_usage)
             if policy.weights[PREFIX_CACHE] > 0 and blocks > 0:
                 score += policy.weights[PREFIX_CACHE] * 100 * pool.matched[i] / blocks
+            if owner == <long>i:
+                score += policy.weights[SESSION] * 100
             if policy.weights[RANDOM] > 0:
                 score += policy.weights[RANDOM] * 100 * self._random()
             c.score = score
@@ -278,7 +321,7 @@ cdef class Scheduler:
         return best
 
     cdef long _choose(self, Pool pool, Policy policy, const uint64_t* hashes, size_t blocks, double prompt_tokens,
-                      double output_tokens, double now, uint32_t role) noexcept nogil:
+                      double output_tokens, double now, uint32_t role, uint64_t session) noexcept nogil:
         memset(pool.matched, 0, pool.count * sizeof(uint32_t))
         if self._look(pool, policy, role, now) == 0:
             return -1
@@ -288,7 +331,7 @@ cdef class Scheduler:
         if policy.by_cost:
             self._score_by_cost(pool, policy, blocks, prompt_tokens, output_tokens)
         else:
-            self._score_by_weight(pool, policy, blocks)
+            self._score_by_weight(pool, policy, blocks, session)
         return self._pick(pool)
 
     # What is matched and was learned a moment ago is not learned again: most of a long prompt is not even looked at.
@@ -299,7 +342,7 @@ cdef class Scheduler:
             self.prefixes.learn_blocks(hashes, blocks, slot, now)
 
     def decide(self, Pool pool not None, Policy policy not None, BlockHashes hashes, int64_t prompt_tokens,
-               int64_t output_tokens, double now, uint32_t role=1, excluded=None, bint dry=False):
+               int64_t output_tokens, double now, uint32_t role=1, excluded=None, bint dry=False, uint64_t session=0):
         cdef size_t i, blocks = 0
         cdef const uint64_t* values = NULL
         cdef long chosen
@@ -316,7 +359,7 @@ cdef class Scheduler:
             for i in excluded:
                 if i < pool.count:
                     pool.candidates[i].reason = EXCLUDED
-        chosen = self._choose(pool, policy, values, blocks, prompt_tokens, output_tokens, now, role)
+        chosen = self._choose(pool, policy, values, blocks, prompt_tokens, output_tokens, now, role, session)
         if chosen < 0:
             return None
         c = &pool.candidates[chosen]

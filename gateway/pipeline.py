@@ -30,7 +30,7 @@ from gateway.observability.metrics import RequestMetrics
 from gateway.reply import Replier, estimated_output, note
 from gateway.routing.match import match
 from gateway.routing.split import split
-from gateway.scheduling.place import Placer
+from gateway.scheduling.place import Placer, session_of
 from gateway.settings import Settings
 from gateway.upstream.client import Answer, UpstreamClient
 from gateway.upstream.retry import RetryBudget
@@ -207,6 +207,7 @@ class Pipeline:
         assert exchange.scan is not None
         traffic = exchange.server.server.traffic
         hashes = self._parts.placer.hash_prompt(exchange.server, exchange.body, exchange.scan)
+        session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
         failed: UpstreamError | None = None
         for attempt in range(max(1, traffic.attempts)):
             if failed is not None:
@@ -216,7 +217,7 @@ class Pipeline:
             begun = self._parts.clock()
             try:
                 placement = self._parts.placer.place(
-                    exchange.server, hashes, exchange.prompt_tokens, exchange.output_tokens, exchange.tried
+                    exchange.server, hashes, exchange.prompt_tokens, exchange.output_tokens, exchange.tried, session
                 )
             except PenstockError as error:
                 if failed is not None:

@@ -11,10 +11,13 @@ from msgspec import Struct
 
 from controllers.api.meta import NOT_DONE, Condition, Fault, Metadata, Strict, check_metadata, seconds
 
-SCORERS = ("least-request", "least-latency", "kv-usage", "prefix-cache", "random")
+SCORERS = ("least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session")
 FILTERS = ("least-request",)
-SCORERS_TO_COME = ("lora-affinity", "session")
+SCORERS_TO_COME = ("lora-affinity",)
+SESSION_HEADERS = ("x-session-id",)
+SESSION_BOUND = 1.25
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
 LARGEST_WEIGHT = 1_000_000.0
 DEFAULT_PORTS = {"vLLM": 8000, "SGLang": 30000}
 
@@ -90,7 +93,12 @@ class EndpointSpec(Strict, frozen=True):
 
 
 class Scorer(Strict, frozen=True):
-    """A score of the weighted policy, 0 to 100, times its weight."""
+    """A score of the weighted policy, 0 to 100, times its weight.
+
+    ``session`` has ``args``: ``headers``, the first of which that a request has names its session (default ``x-session-id``; without
+    any the body's ``prompt_cache_key`` does), and ``loadBound`` (1.25): an endpoint with more than so many times the mean of requests in
+    flight is passed over.
+    """
 
     name: str
     weight: float = 1.0
@@ -263,7 +271,7 @@ def _scheduling_faults(scheduling: SchedulingSpec) -> Iterator[Fault]:
             yield Fault(f"{here}.name", f"unknown scorer `{scorer.name}`: one of {', '.join(SCORERS)}")
         if not 0 <= scorer.weight <= LARGEST_WEIGHT:
             yield Fault(f"{here}.weight", f"must be 0 to {LARGEST_WEIGHT:g}, not {scorer.weight}")
-        yield from _args_faults(scorer.args, (), f"{here}.args")
+        yield from _scorer_args_faults(scorer, f"{here}.args")
     for position, one in enumerate(scheduling.filters):
         if one.name not in FILTERS:
             yield Fault(
@@ -280,6 +288,19 @@ def _scheduling_faults(scheduling: SchedulingSpec) -> Iterator[Fault]:
         yield Fault("spec.scheduling.policy", "scorers and filters belong to policy `weighted`")
     if scheduling.policy == "weighted" and not scheduling.scorers:
         yield Fault("spec.scheduling.scorers", "policy `weighted` needs at least one scorer")
+
+
+def _scorer_args_faults(scorer: Scorer, here: str) -> Iterator[Fault]:
+    if scorer.name != "session":
+        yield from _args_faults(scorer.args, (), here)
+        return
+    yield from _args_faults(scorer.args, ("headers", "loadBound"), here)
+    headers = scorer.args.get("headers", [])
+    if not isinstance(headers, list) or not all(isinstance(one, str) and _HEADER.fullmatch(one) for one in headers):
+        yield Fault(f"{here}.headers", f"must be a list of header names, not {headers!r}")
+    bound = scorer.args.get("loadBound", SESSION_BOUND)
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 1 <= bound <= LARGEST_WEIGHT:
+        yield Fault(f"{here}.loadBound", f"must be a number, 1 or above, not {bound!r}")
 
 
 def _args_faults(args: dict[str, object], known: tuple[str, ...], path: str) -> Iterator[Fault]:

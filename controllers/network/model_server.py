@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from controllers.api.meta import Condition, honoured, seconds
-from controllers.api.model_server import EndpointSpec, ModelServer, ModelServerStatus, SchedulingSpec
+from controllers.api.model_server import (
+    SESSION_BOUND,
+    SESSION_HEADERS,
+    EndpointSpec,
+    ModelServer,
+    ModelServerStatus,
+    SchedulingSpec,
+)
 from controllers.network.desired import DesiredState
 from controllers.store.store import Key, Store
 from gateway.datastore import model
@@ -75,7 +82,14 @@ def _scheduling(spec: SchedulingSpec) -> model.Scheduling:
             given = one.args.get("maxWaitingRequests", 10)
             waiting = float(given) if isinstance(given, int | float) and given > 0 else 10.0
     weights = {scorer.name: scorer.weight for scorer in spec.scorers}
-    return model.Scheduling(policy=spec.policy, weights=weights, maximum_waiting=waiting)
+    session = next((one.args for one in spec.scorers if one.name == "session"), None)
+    headers, bound = (), SESSION_BOUND
+    if session is not None:
+        headers = tuple(one.lower() for one in session.get("headers", SESSION_HEADERS))  # type: ignore[attr-defined]
+        bound = float(session.get("loadBound", SESSION_BOUND))  # type: ignore[arg-type]
+    return model.Scheduling(
+        policy=spec.policy, weights=weights, maximum_waiting=waiting, session_headers=headers, session_bound=bound
+    )
 
 
 def _status(item: ModelServer, endpoints: int) -> ModelServerStatus:

@@ -11,7 +11,7 @@ from _fastpath.shared_memory import SharedMemory
 from gateway.exchange import OPERATIONS, Exchange
 from gateway.intake import scan_body
 from gateway.routing.match import match
-from gateway.scheduling.place import Hashers
+from gateway.scheduling.place import Hashers, session_of
 from gateway.scheduling.pool import SERVES, ServerPool
 from gateway.settings import Settings
 from gateway.world import GatewayWorld
@@ -63,8 +63,9 @@ class Explainer:
             SERVES,
             None,
             True,
+            session_of(pool, exchange.header, exchange.scan.prompt_cache_key),
         )
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"endpoint": placed.endpoint.name, **row}
             for placed, row in zip(pool.endpoints, self._scheduler.explain(pool.pool), strict=True)
         ]

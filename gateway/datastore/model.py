@@ -73,6 +73,8 @@ class Scheduling(Struct, frozen=True, omit_defaults=True, gc=False):
     policy: Literal["cost", "weighted"] = "cost"
     weights: dict[str, float] = {}
     maximum_waiting: float = 0.0
+    session_headers: tuple[str, ...] = ()
+    session_bound: float = 1.25
 
 
 class PrefixCache(Struct, frozen=True, omit_defaults=True, gc=False):

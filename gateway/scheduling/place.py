@@ -8,6 +8,7 @@ from _fastpath.hashing import BlockHashes, Hasher
 from _fastpath.scanner import Scan
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
+from _fastpath.slots import endpoint_identity
 from gateway.datastore.model import PrefixCache
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
@@ -65,10 +66,23 @@ class Placer:
         prompt_tokens: int,
         output_tokens: int,
         tried: Sequence[int],
+        session: int = 0,
     ) -> Placement:
-        """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull."""
+        """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull.
+
+        ``session``: what :func:`session_of` says, 0 for none.
+        """
         decision = self._scheduler.decide(
-            server.pool, server.policy, hashes, prompt_tokens, output_tokens, self._clock(), SERVES, tried
+            server.pool,
+            server.policy,
+            hashes,
+            prompt_tokens,
+            output_tokens,
+            self._clock(),
+            SERVES,
+            tried,
+            False,
+            session,
         )
         if decision is None:
             raise refusal(server, self._scheduler.filtered(server.pool))
@@ -108,6 +122,19 @@ class Hashers:
         tools = found.span("tools")
         seed = hasher.seed(found.model or "", body[tools[0] : tools[1]] if tools is not None else b"")
         return hasher.hash_text(body, found.prompt_start, found.prompt_end, seed)
+
+
+def session_of(server: ServerPool, header: Callable[[str], str | None], prompt_cache_key: str | None) -> int:
+    """64 bits that stand for the conversation: the first of the server's session headers that is there, else the body's
+    ``prompt_cache_key``; 0 for none. The same in every gateway.
+    """
+    if not server.keeps_sessions:
+        return 0
+    for name in server.server.scheduling.session_headers:
+        value = header(name)
+        if value:
+            return endpoint_identity(value)
+    return endpoint_identity(prompt_cache_key) if prompt_cache_key else 0
 
 
 def refusal(server: ServerPool, filtered: dict[str, int]) -> PenstockError:

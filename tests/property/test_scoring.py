@@ -36,6 +36,7 @@ class Given:
     charges: tuple[tuple[int, int, int], ...] = ()
     prefill: tuple[int, float, float] | None = None
     """One that a worker measured: worker, tokens, seconds."""
+    identity: int = 0
     reused: bool = False
     excluded: bool = False
 
@@ -77,7 +78,13 @@ def put(scheduler: Scheduler, loads: list[Load], given: Given, slot: int, genera
             measured = (tokens, seconds)
     scheduler.prefixes.learn(BlockHashes.of(HASHES[: given.endpoint.matched_blocks]), slot, NOW)
     prefill_tokens = sum(prefill for _worker, prefill, _decode in given.charges)
-    return replace(given.endpoint, in_flight=len(given.charges), prefill_tokens=prefill_tokens, prefills=measured)
+    return replace(
+        given.endpoint,
+        identity=given.identity,
+        in_flight=len(given.charges),
+        prefill_tokens=prefill_tokens,
+        prefills=measured,
+    )
 
 
 def bury(slots: Slots, loads: list[Load], fleet: list[Given], names: list[tuple[int, int]]) -> set[int]:
@@ -119,7 +126,7 @@ def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
         )
     pool = Pool(
         [
-            (slot, generation, endpoint.roles, endpoint.maximum_in_flight)
+            (slot, generation, endpoint.roles, endpoint.maximum_in_flight, endpoint.identity)
             for (slot, generation), endpoint in zip(names, endpoints, strict=True)
         ]
     )
@@ -136,6 +143,7 @@ def compiled(policy: twin.Policy) -> Policy:
         prefill_tokens_per_second=policy.prefill_tokens_per_second,
         decode_seconds_per_request=policy.decode_seconds_per_request,
         latency_factor=policy.latency_factor,
+        session_bound=policy.session_bound,
     )
 
 
@@ -169,13 +177,15 @@ GIVEN = st.builds(
     reused=st.booleans(),
     excluded=st.sampled_from([False] * 5 + [True]),
 )
-FLEETS = st.lists(GIVEN, max_size=8)
+FLEETS = st.lists(GIVEN, max_size=8).map(
+    lambda fleet: [replace(given, identity=10**9 * position) for position, given in enumerate(fleet)]
+)
 EASY = st.lists(
     st.builds(Given, st.builds(twin.Endpoint, metrics=st.none() | METRICS, matched_blocks=st.integers(0, BLOCKS))),
     min_size=1,
     max_size=6,
 )
-WEIGHTS = st.dictionaries(st.sampled_from(twin.SCORES[:4]), st.sampled_from([0, 0.5, 1, 3]))
+WEIGHTS = st.dictionaries(st.sampled_from((*twin.SCORES[:4], "session")), st.sampled_from([0, 0.5, 1, 3]))
 POLICIES = st.builds(
     twin.Policy,
     by_cost=st.booleans(),
@@ -184,6 +194,7 @@ POLICIES = st.builds(
     prefill_tokens_per_second=st.sampled_from([8000.0, 100.0]),
     decode_seconds_per_request=st.sampled_from([0.00035, 0.0]),
     latency_factor=st.sampled_from([0.0, 0.5, 0.75, 1.0]),
+    session_bound=st.sampled_from([1.0, 1.25, 4.0]),
 )
 
 
@@ -195,6 +206,7 @@ class Request:
     prompt_tokens: int
     output_tokens: int
     role: int = 1
+    session: int = 0
 
     def hashes(self) -> BlockHashes | None:
         return BlockHashes.of(HASHES[: self.blocks]) if self.blocks else None
@@ -206,6 +218,7 @@ REQUESTS = st.builds(
     st.integers(0, 5000),
     st.sampled_from([0, 1, 500]),
     st.sampled_from([1, 1, 2]),
+    st.sampled_from([0, 1, 77, 2**64 - 1]),
 )
 
 
@@ -217,7 +230,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def decide(fleet: Fleet, policy: twin.Policy, request: Request, dry: bool = True) -> tuple[int, int, int] | None:
     return fleet.scheduler.decide(
         fleet.pool, compiled(policy), request.hashes(), request.prompt_tokens, request.output_tokens, NOW, request.role,
-        fleet.excluded, dry,
+        fleet.excluded, dry, request.session,
     )  # fmt: skip
 
 
@@ -234,6 +247,7 @@ def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision
         NOW,
         request.role,
         fleet.excluded,
+        request.session,
     )
 
 
@@ -396,7 +410,7 @@ def test_never_scraped_is_not_preferred(
     known = Given(twin.Endpoint(metrics=metrics), charges=charges)
     unknown = Given(twin.Endpoint(), charges=charges)
     made = make(path, [unknown] * unscraped + [known] * scraped)
-    decide(made, replace(policy, maximum_waiting=0), replace(request_, role=1))
+    decide(made, replace(policy, maximum_waiting=0), replace(request_, role=1, session=0))
     scores = [row["score"] for row in made.scheduler.explain(made.pool)]
     assert max(scores[:unscraped]) <= min(scores[unscraped:]) + twin.TIE
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
-SCORES = ("least-request", "least-latency", "kv-usage", "prefix-cache", "random")
+SCORES = ("least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session")
 KV_COMFORT = 0.9
 KV_PRESSURE_SECONDS = 10.0
 TIE = 1e-9
@@ -38,6 +38,7 @@ class Endpoint:
     prefill_tokens: int = 0
     metrics: Metrics | None = None
     matched_blocks: int = 0
+    identity: int = 0
     prefills: tuple[float, float] = (0.0, 0.0)
     """Tokens and seconds that were measured."""
 
@@ -53,6 +54,7 @@ class Policy:
     prefill_tokens_per_second: float = 8000.0
     decode_seconds_per_request: float = 0.00035
     latency_factor: float = 0.5
+    session_bound: float = 1.25
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -183,13 +185,29 @@ def _between(value: float, low: float, high: float) -> float:
     return 100 * (high - value) / (high - low) if high > low else 100.0
 
 
-def scores_by_weight(candidates: Sequence[Seen], policy: Policy, blocks: int) -> list[float]:
+def mixed(word: int) -> int:
+    """Finalizer of MurmurHash3."""
+    word = (word ^ (word >> 33)) * 0xFF51AFD7ED558CCD % 2**64
+    word = (word ^ (word >> 33)) * 0xC4CEB9FE1A85EC53 % 2**64
+    return word ^ (word >> 33)
+
+
+def session_owner(candidates: Sequence[Seen], policy: Policy, session: int) -> Seen | None:
+    """Who ranks first for the session among those without too many requests."""
+    total = 1 + sum(seen.endpoint.in_flight for seen in candidates)
+    bound = max(1.0, policy.session_bound * total / len(candidates)) if candidates else 0
+    free = [seen for seen in candidates if seen.endpoint.in_flight < bound]
+    return max(free, key=lambda seen: mixed(session ^ mixed(seen.endpoint.identity)), default=None)
+
+
+def scores_by_weight(candidates: Sequence[Seen], policy: Policy, blocks: int, session: int = 0) -> list[float]:
     """The weighted sums of the scores from 0 to 100, all but the random one."""
     most = max((seen.running for seen in candidates), default=0.0)
     measured = [seen for seen in candidates if _is_measured(seen)]
     first = _range([seen.first_token for seen in measured])
     inter = _range([seen.inter_token for seen in measured])
     weights = [policy.weights.get(name, 0.0) for name in SCORES]
+    owner = session_owner(candidates, policy, session) if session and weights[5] else None
     scores = []
     for seen in candidates:
         latency = 50.0
@@ -200,7 +218,7 @@ def scores_by_weight(candidates: Sequence[Seen], policy: Policy, blocks: int) ->
         score += weights[1] * latency
         score += weights[2] * 100 * (1 - seen.kv_usage)
         score += weights[3] * 100 * seen.endpoint.matched_blocks / blocks if blocks else 0.0
-        scores.append(score)
+        scores.append(score + (weights[5] * 100 if seen is owner else 0.0))
     return scores
 
 
@@ -220,6 +238,7 @@ def decide(
     now: float,
     role: int = 1,
     excluded: Collection[int] = (),
+    session: int = 0,
 ) -> Decision:
     """All that the compiled choice sees and scores, and those that it may pick."""
     seen = look(endpoints, policy, now, role, excluded)
@@ -233,7 +252,7 @@ def decide(
             ]
         )
     else:
-        values = iter(scores_by_weight(candidates, policy, blocks))
+        values = iter(scores_by_weight(candidates, policy, blocks, session))
     scores = [None if one.filtered else next(values) for one in seen]
     return Decision(seen, scores, equal_bests(scores))
 

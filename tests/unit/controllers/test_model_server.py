@@ -7,6 +7,7 @@ from controllers.api.model_server import SCORERS, Retry, TrafficPolicy
 from tests.unit.controllers.objects import faults, made, server
 
 ENDPOINTS = "endpoints: [{name: e, address: 10.0.0.1}]\n"
+SESSION = ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: session, args: "
 FULL = """
 model: meta-llama/Llama-3-8B
 workloadSelector:
@@ -139,6 +140,10 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
         (ENDPOINTS + "scheduling: {scorers: [{name: random}]}", "spec.scheduling.policy"),
         (ENDPOINTS + "scheduling: {filters: [{name: least-request}]}", "spec.scheduling.policy"),
         (ENDPOINTS + "scheduling: {policy: weighted}", "spec.scheduling.scorers"),
+        (SESSION + "{headers: x-session-id}}]}", "spec.scheduling.scorers[0].args.headers"),
+        (SESSION + "{headers: [a b]}}]}", "spec.scheduling.scorers[0].args.headers"),
+        (SESSION + "{loadBound: 0.5}}]}", "spec.scheduling.scorers[0].args.loadBound"),
+        (SESSION + "{header: [a]}}]}", "spec.scheduling.scorers[0].args.header"),
         (ENDPOINTS + "prefixCache: {mode: tokens}", "spec.prefixCache.mode"),
         (ENDPOINTS + "prefixCache: {blockSize: 7}", "spec.prefixCache.blockSize"),
         (ENDPOINTS + "prefixCache: {blockSize: 65537}", "spec.prefixCache.blockSize"),
@@ -175,7 +180,7 @@ def test_all_faults_are_found_at_once():
     assert len(faults(server(spec))) == 8
 
 
-@pytest.mark.parametrize("scorer", ["lora-affinity", "session"])
+@pytest.mark.parametrize("scorer", ["lora-affinity"])
 def test_a_scorer_that_is_to_come_is_refused_as_not_built_rather_than_unknown(scorer):
     found = faults(server(ENDPOINTS + f"scheduling: {{policy: weighted, scorers: [{{name: {scorer}}}]}}"))
     assert found["spec.scheduling.scorers[0].name"].startswith(f"scorer `{scorer}` is not built yet: use one of ")

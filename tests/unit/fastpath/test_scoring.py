@@ -83,7 +83,7 @@ def test_defaults() -> None:
 
 
 def test_names_of_scores() -> None:
-    assert list(SCORES_BY_NAME) == ["least-request", "least-latency", "kv-usage", "prefix-cache", "random"]
+    assert list(SCORES_BY_NAME) == ["least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session"]
     assert REASONS == ("", "wrong_role", "excluded", "full", "waiting", "gone")
 
 
@@ -140,7 +140,7 @@ def test_size_of_a_pool(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize(
     ("endpoints", "error"),
-    [([(1, 2, 3)], ValueError), ([(1, 2, 3, 4, 5)], ValueError), ([1], TypeError), ([(-1, 0, 1, 0)], OverflowError),
+    [([(1, 2, 3)], ValueError), ([(1, 2, 3, 4, 5, 6)], ValueError), ([1], TypeError), ([(-1, 0, 1, 0)], OverflowError),
      ([(0, 0, 2**32, 0)], OverflowError), ([("a", 0, 1, 0)], TypeError), (None, TypeError)],
 )  # fmt: skip
 def test_endpoints_of_another_shape(endpoints: Any, error: type[Exception]) -> None:
@@ -264,6 +264,45 @@ def test_each_reason_is_counted(fleet: Fleet) -> None:
 
 
 # -- scores --------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_stays_where_it_is_whatever_else_is_there(fleet: Fleet) -> None:
+    """Also in another gateway, whose slots are others, and with an endpoint less."""
+    policy = weighted(session=1)
+    names = range(100, 110)
+    pool = Pool([(slot, 0, 1, 0, name) for slot, name in enumerate(names)])
+    shuffled = Pool([(slot, 0, 1, 0, name) for slot, name in enumerate(reversed(names))])
+    owners = {session: fleet.dry(pool, policy, session=session)[0] for session in range(1, 400)}
+    assert {9 - fleet.dry(shuffled, policy, session=session)[0] for session in owners} == set(range(10))
+    assert all(9 - fleet.dry(shuffled, policy, session=session)[0] == owner for session, owner in owners.items())
+    without = Pool([(slot, 0, 1, 0, name) for slot, name in enumerate(names) if name != 103])
+    moved = [
+        session
+        for session, owner in owners.items()
+        if owner != 3 and names[owner] != [*names[:3], *names[4:]][fleet.dry(without, policy, session=session)[0]]
+    ]
+    assert moved == []
+    counts = [list(owners.values()).count(position) for position in range(10)]
+    assert min(counts) > 20
+
+
+def test_a_session_whose_endpoint_is_crowded_goes_to_the_next_and_comes_back(fleet: Fleet) -> None:
+    policy = weighted(session=1)
+    pool = fleet.pool(4)
+    owner = fleet.dry(pool, policy, session=7)[0]
+    for _ in range(8):
+        fleet.scheduler.load.charge(owner, 0, 10, 10)
+    second = fleet.dry(pool, policy, session=7)[0]
+    assert second != owner
+    assert {fleet.dry(pool, policy, session=7)[0] for _ in range(20)} == {second}
+    for _ in range(8):
+        fleet.scheduler.load.release(owner, 0, 10, 10)
+    assert fleet.dry(pool, policy, session=7)[0] == owner
+
+
+def test_without_a_session_the_score_says_nothing(fleet: Fleet) -> None:
+    pool = fleet.pool(4)
+    assert {fleet.dry(pool, weighted(session=1))[0] for _ in range(100)} == {0, 1, 2, 3}
 
 
 def test_cost_of_prefill(fleet: Fleet) -> None:

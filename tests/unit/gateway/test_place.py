@@ -10,7 +10,7 @@ from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots, SlotsFull, endpoint_identity
 from gateway.datastore.model import Endpoint, PrefixCache, Scheduling, Server, Traffic
 from gateway.errors import NoEndpoint, QueueFull
-from gateway.scheduling.place import Hashers
+from gateway.scheduling.place import Hashers, session_of
 from gateway.scheduling.pool import ROLE_BITS, PlacedEndpoint, make_pool
 from gateway.scheduling.slot_book import SlotBook
 from tests.unit.gateway.fakes import chat
@@ -242,6 +242,22 @@ def test_what_was_queued_before_it_was_computed_in_the_same_time(fleet):
     assert behind.queued_tokens >= 8000
     fleet.placer.first_token(behind, 2.0)
     assert prefills(fleet, behind) == (behind.queued_tokens + 1000, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "key", "named"),
+    [({"x-session-id": "one"}, None, "one"), ({"x-session-id": "one"}, "two", "one"), ({}, "two", "two"),
+     ({"x-other": "three", "x-session-id": "one"}, None, "three"), ({"x-session-id": ""}, "", None), ({}, None, None)],
+)  # fmt: skip
+def test_a_session_is_named_by_the_first_header_that_is_there_else_by_the_prompts_cache_key(headers, key, named):
+    scheduling = Scheduling("weighted", {"session": 1.0}, session_headers=("x-other", "x-session-id"))
+    server = make_pool(Server("s", scheduling=scheduling), ())
+    assert session_of(server, headers.get, key) == (0 if named is None else endpoint_identity(named))
+
+
+def test_without_the_scorer_nothing_names_a_session():
+    scheduling = Scheduling("weighted", {"session": 0.0}, session_headers=("x-session-id",))
+    assert session_of(make_pool(Server("s", scheduling=scheduling), ()), {"x-session-id": "one"}.get, "two") == 0
 
 
 def prefills(fleet, placement):
