@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from simulator.engine import Engine
@@ -29,6 +30,7 @@ class EngineMetrics:
     first_token: Histogram = field(default_factory=Histogram)
     inter_token: Histogram = field(default_factory=Histogram)
     end_to_end: Histogram = field(default_factory=Histogram)
+    started: float = field(default_factory=time.time)
 
     def render(self, engine: Engine, model: str) -> str:
         """Prometheus text."""
@@ -43,6 +45,7 @@ class EngineMetrics:
             f"vllm:prompt_tokens_total{{{labels}}} {totals.prompt_tokens}",
             f"vllm:generation_tokens_total{{{labels}}} {totals.generated_tokens}",
             f"vllm:num_preemptions_total{{{labels}}} {totals.preemptions}",
+            f"process_start_time_seconds {self.started:.3f}",
             f'vllm:cache_config_info{{block_size="{engine.profile.block_size}",num_gpu_blocks="{engine.cache.capacity}"}} 1',
         ]
         for name, histogram in (

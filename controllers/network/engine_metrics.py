@@ -19,6 +19,7 @@ from pathlib import Path
 import aiohttp
 
 from _fastpath.load import Load
+from _fastpath.prefix_index import PrefixIndex
 from _fastpath.shared_memory import LayoutError, SharedMemory
 from _fastpath.slots import Slots, SlotsFull, endpoint_identity
 from gateway.datastore.model import Endpoint
@@ -30,8 +31,11 @@ SHARED_MEMORY_FILE = "shared-memory"
 
 logger = logging.getLogger(__name__)
 
+STARTED = "process_start_time_seconds"
 _LABELS = r'\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\}'
-_LINE = re.compile(rf"^((?:vllm|sglang):[a-z_]+)(?:{_LABELS})? ([-+0-9.eE]+|NaN|[+-]Inf)\s*(?:\d+)?$", re.MULTILINE)
+_LINE = re.compile(
+    rf"^((?:vllm|sglang):[a-z_]+|{STARTED})(?:{_LABELS})? ([-+0-9.eE]+|NaN|[+-]Inf)\s*(?:\d+)?$", re.MULTILINE
+)
 RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
 WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
 KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
@@ -61,6 +65,14 @@ class Reading:
     inter_token: tuple[float, float]
     prefix: tuple[float, float]
     """Sum and count so far; hits and queries so far."""
+    started: float = 0.0
+    """When its process began, as its clock says; 0 when it does not say."""
+
+    def follows(self, earlier: Reading) -> bool:
+        """Whether the same process wrote both: an engine that was started anew counts from zero, and its cache is empty."""
+        is_older = earlier.started > 0 and self.started > 0 and self.started != earlier.started
+        fell = self.first_token[1] < earlier.first_token[1] or self.prefix[1] < earlier.prefix[1]
+        return not is_older and not fell
 
 
 def read_page(text: str) -> Reading | None:
@@ -83,6 +95,7 @@ def read_page(text: str) -> Reading | None:
         first_token=_histogram(values, FIRST_TOKEN),
         inter_token=_histogram(values, INTER_TOKEN),
         prefix=(sum(_first(values, PREFIX_HITS)), sum(_first(values, PREFIX_QUERIES))),
+        started=max(_first(values, (STARTED,)), default=0.0),
     )
 
 
@@ -130,6 +143,7 @@ class EngineScraper:
         self._memory: SharedMemory | None = None
         self._load: Load | None = None
         self._slots: Slots | None = None
+        self._prefixes: PrefixIndex | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -159,6 +173,7 @@ class EngineScraper:
             self._memory = self._load = self._slots = None
             return
         self._memory, self._load, self._slots = memory, Load(memory), Slots(memory)
+        self._prefixes = PrefixIndex(memory)
         self._slots.drop_row(memory.workers)
 
     def _follow(self, session: aiohttp.ClientSession) -> None:
@@ -181,6 +196,7 @@ class EngineScraper:
     async def _scrape(self, session: aiohttp.ClientSession, endpoint: Endpoint, pause: float) -> None:
         await asyncio.sleep(pause)
         means = _Means()
+        before: Reading | None = None
         while True:
             started = self._clock()
             try:
@@ -192,17 +208,27 @@ class EngineScraper:
                 page = b""
             reading = read_page(page.decode(errors="replace")) if page else None
             if reading is not None:
-                self._write(endpoint, reading, means)
+                slot = self._write(endpoint, reading, means)
+                if before is not None and slot is not None and not reading.follows(before):
+                    await self._forget(endpoint, slot)
+                before = reading
             await asyncio.sleep(max(0.05, SCRAPE_SECONDS - (self._clock() - started)))
 
-    def _write(self, endpoint: Endpoint, reading: Reading, means: _Means) -> None:
+    async def _forget(self, endpoint: Endpoint, slot: int) -> None:
+        """The engine was started anew: no prompt is cached there."""
+        assert self._prefixes is not None
+        logger.info("%s was started anew: what it had cached is forgotten", endpoint.name)
+        await asyncio.to_thread(self._prefixes.forget, slot)
+
+    def _write(self, endpoint: Endpoint, reading: Reading, means: _Means) -> int | None:
+        """Write what it said into its slot, and which one that is; None when there is none."""
         if self._load is None or self._slots is None or self._memory is None:
-            return
+            return None
         try:
             slot, generation = self._slots.acquire(self._memory.workers, endpoint_identity(endpoint.identity))
         except SlotsFull as error:
             logger.warning("%s", error)
-            return
+            return None
         self._load.write_metrics(
             slot,
             generation,
@@ -214,3 +240,4 @@ class EngineScraper:
             means.of("prefix", reading.prefix),
             self._clock(),
         )
+        return int(slot)

@@ -92,6 +92,24 @@ class TestPrefix:
         (server,) = gateway.explain(other)["servers"]
         assert all(one["matched_blocks"] == 0 for one in server["candidates"])
 
+    def test_of_an_engine_that_was_started_anew_is_forgotten(self, tmp_path):
+        with (
+            Engines(1, speed=10) as started,
+            Gateway(tmp_path, {"demo.yaml": config.simple("demo", started.ports)}) as gateway,
+        ):
+            body = chat(prompt("restarted"), max_tokens=1)
+
+            def known():
+                (server,) = gateway.explain(body)["servers"]
+                return server["candidates"][0]["matched_blocks"]
+
+            assert gateway.ask(body).status == 200
+            assert known() > 50
+            wait_until(lambda: gateway.endpoints()["engine-1"]["prefix_hit_ratio"] is not None)
+            started.stop(0)
+            started.restart(0)
+            wait_until(lambda: known() == 0)
+
     def test_of_an_engine_that_is_gone_is_forgotten(self, engines, tmp_path):
         with Gateway(tmp_path, {"demo.yaml": config.simple("demo", engines.ports[:2])}) as gateway:
             text = prompt("forgotten")

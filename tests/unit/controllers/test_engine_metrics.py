@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 
+from _fastpath.hashing import BlockHashes
 from _fastpath.load import Load
+from _fastpath.prefix_index import PrefixIndex
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots, endpoint_identity
 from controllers.network import engine_metrics as module
@@ -164,6 +167,17 @@ def test_means_of_different_things_are_apart():
     assert (found.of("a", (1.0, 1)), found.of("b", (5.0, 5))) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("change", "follows"),
+    [({}, True), ({"first_token": (9.0, 30)}, True), ({"first_token": (0.1, 1)}, False), ({"prefix": (0, 0)}, False),
+     ({"started": 17.0}, False), ({"started": 0.0}, True), ({"running": 0, "kv_usage": 0.0}, True)],
+)  # fmt: skip
+def test_an_engine_that_was_started_anew_is_known_by_its_time_or_by_counters_that_fell(change, follows):
+    before = read_page(VLLM + "process_start_time_seconds 16.5\n")
+    assert before.started == 16.5
+    assert replace(before, **change).follows(before) is follows
+
+
 # -- scraping
 
 
@@ -261,6 +275,22 @@ async def test_what_an_engine_says_is_written_at_its_slot_with_its_time(tmp_path
         await until(lambda: metrics(memory, engine.endpoint())["first_token_seconds"] == pytest.approx(0.2))
         first = metrics(memory, engine.endpoint())["time"]
         await until(lambda: metrics(memory, engine.endpoint())["time"] > first)
+
+
+async def test_what_an_engine_had_cached_is_forgotten_when_it_was_started_anew(tmp_path, memory, engines):
+    engine, other = await engines(), await engines()
+    endpoints = [engine.endpoint("e"), other.endpoint("f")]
+    prefixes, hashes = PrefixIndex(memory), BlockHashes.of([1, 2])
+    async with scraping(tmp_path, endpoints):
+        await until(lambda: all(metrics(memory, one) for one in endpoints))
+        slots = [Slots(memory).find(endpoint_identity(one.identity))[0] for one in endpoints]
+        for slot in slots:
+            prefixes.learn(hashes, slot, time.monotonic())
+        scrapes = engine.scrapes
+        await until(lambda: engine.scrapes > scrapes + 1)
+        assert prefixes.match(hashes, slots) == [2, 2]
+        engine.page = VLLM.replace(" 100.0", " 7.0").replace(" 40.0", " 0.0")
+        await until(lambda: prefixes.match(hashes, slots) == [0, 2])
 
 
 async def test_an_engine_that_hangs_delays_nobody_and_grows_old(tmp_path, memory, engines, monkeypatch):
