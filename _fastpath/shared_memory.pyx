@@ -8,7 +8,7 @@ from cpython.buffer cimport PyObject_GetBuffer, PyBuffer_Release, PyBUF_SIMPLE, 
 from _fastpath.atomics cimport atomic_load_u64, atomic_store_u64
 
 cdef uint64_t MAGIC = 0x4B434F54534E4550          # "PENSTOCK", little endian
-cdef uint64_t LAYOUT_VERSION = 2
+cdef uint64_t LAYOUT_VERSION = 3
 cdef uint64_t HEADER_BYTES = 4096
 cdef uint64_t WORKER_ROW_BYTES = sizeof(WorkerRow)
 cdef uint64_t LOAD_CELL_BYTES = 32
@@ -102,6 +102,7 @@ cdef class SharedMemory:
         header.prefix_at = _place(&end, 64 + header.prefix_entries * PREFIX_ENTRY_BYTES)
         header.counters_at = _place(&end, header.workers * (
             64 + header.counter_series * COUNTER_SERIES_BYTES + header.counter_cells * 8))
+        header.health_at = _place(&end, header.slots * sizeof(uint64_t))
         header.size = (end + 4095) & ~<uint64_t>4095
         header.checksum = _checksum(&header)
 
