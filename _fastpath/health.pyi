@@ -10,8 +10,8 @@ from typing import Literal, TypedDict, final, type_check_only
 from _fastpath.shared_memory import SharedMemory
 
 OUTCOMES: tuple[str, ...]
-"""What became of a request: ``neutral`` says nothing of the engine (a client's error, a client that left), ``answers`` is the first piece of
-an answer, ``served`` the whole, ``failed`` is the engine's fault."""
+"""What became of a request: ``neutral`` says nothing of the engine (a client's error, a client that left), ``answers`` is the first
+piece of an answer, ``served`` the whole, ``failed`` is the engine's fault."""
 EVENTS: tuple[str, ...]
 """What :meth:`Health.note` has done: nothing worth a word, ``ejected``, ``returned``."""
 
@@ -56,7 +56,9 @@ class Health:
     def begin(self, slot: int, generation: int, now: float) -> bool:
         """An endpoint is seen: whether it is for the first time by anybody, and warms up from now."""
 
-    def note(self, slot: int, generation: int, outlier: Outlier, outcome: int, sent: float, now: float, probe: int = 0) -> int:
+    def note(
+        self, slot: int, generation: int, outlier: Outlier, outcome: int, sent: float, now: float, probe: int = 0
+    ) -> int:
         """Note an outcome (its place in :data:`OUTCOMES`) of a request that went out at ``sent``; ``probe`` is the token of its claim.
 
         Returns the place in :data:`EVENTS` of what follows. What was sent before an endpoint was ejected, or came back, changes nothing.

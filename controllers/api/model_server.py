@@ -284,7 +284,9 @@ def _outlier_faults(outlier: Outlier, path: str) -> Iterator[Fault]:
         found = seconds(value)
         if found is None or not least <= found <= LONGEST_EJECTION:
             lowest = "from 0s" if least == 0 else "above 0"
-            yield Fault(f"{path}.{field}", f"`{value}` must be a duration {lowest} and up to 24h, such as `10s` or `5m`")
+            yield Fault(
+                f"{path}.{field}", f"`{value}` must be a duration {lowest} and up to 24h, such as `10s` or `5m`"
+            )
     base, longest = seconds(outlier.base_ejection), seconds(outlier.max_ejection)
     if base is not None and longest is not None and longest < base:
         yield Fault(f"{path}.maxEjection", f"`{outlier.max_ejection}` must not be shorter than baseEjection")

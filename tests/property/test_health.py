@@ -208,4 +208,7 @@ def test_the_word_s_time_may_wrap(uptime):
         assert health.read(*endpoint, outlier, uptime)["seconds_left"] == pytest.approx(2.0, abs=0.01)
         assert not health.claim(*endpoint, outlier, uptime + 1.9)
         assert (probe := health.claim(*endpoint, outlier, uptime + 2.1))
-        assert EVENTS[health.note(*endpoint, outlier, OUTCOMES.index("served"), uptime + 2.1, uptime + 2.2, probe)] == "returned"
+        assert (
+            EVENTS[health.note(*endpoint, outlier, OUTCOMES.index("served"), uptime + 2.1, uptime + 2.2, probe)]
+            == "returned"
+        )

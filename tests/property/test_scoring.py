@@ -81,7 +81,9 @@ def put_health(scheduler: Scheduler, others: Health, endpoint: twin.Endpoint, sl
         assert others.claim(slot, generation, outlier, NOW - 1)
 
 
-def put(scheduler: Scheduler, loads: list[Load], others_health: Health, given: Given, slot: int, generation: int) -> twin.Endpoint:
+def put(
+    scheduler: Scheduler, loads: list[Load], others_health: Health, given: Given, slot: int, generation: int
+) -> twin.Endpoint:
     """Charge, scrape and learn as given; the endpoint with its sums."""
     for worker, prefill, decode in given.charges:
         loads[worker].charge(slot, generation, prefill, decode)
@@ -125,7 +127,9 @@ def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
     scheduler, slots = Scheduler(memory, 0, random_seed=seed), Slots(memory)
     loads = [scheduler.load, Load(memory, 1)]
     names = [slots.acquire(SIDECAR, 2 * number + 2) for number in range(len(fleet))]
-    endpoints = [put(scheduler, loads, Health(memory, 1), given, *name) for given, name in zip(fleet, names, strict=True)]
+    endpoints = [
+        put(scheduler, loads, Health(memory, 1), given, *name) for given, name in zip(fleet, names, strict=True)
+    ]
     for position in bury(slots, loads, fleet, names):
         endpoints[position] = replace(endpoints[position], in_flight=0, prefill_tokens=0, metrics=None)
     pool = Pool(
@@ -171,7 +175,9 @@ ENDPOINTS = st.builds(
 )
 STANDINGS = st.sampled_from(("serving", "serving", "ejected", "due", "probing")).map(lambda one: {"standing": one})
 WARMING = st.sampled_from((0.1, 0.5, 0.9)).map(lambda share: {"standing": "warming", "share": share})
-ENDPOINTS = st.builds(lambda endpoint, health: replace(endpoint, **health), ENDPOINTS, st.just({}) | STANDINGS | WARMING)
+ENDPOINTS = st.builds(
+    lambda endpoint, health: replace(endpoint, **health), ENDPOINTS, st.just({}) | STANDINGS | WARMING
+)
 CHARGES = st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0, 100, 4000]), st.sampled_from([0, 10])), max_size=3)
 GIVEN = st.builds(
     Given, ENDPOINTS, charges=CHARGES.map(tuple), reused=st.booleans(), excluded=st.sampled_from([False] * 5 + [True])

@@ -143,7 +143,9 @@ def leave_out_ejected(all_seen: Sequence[Seen], role: int, most_percent: float) 
     if len(ejected) * 100 > most_percent * len(of_role):
         return None
     if not any(seen.filtered == "excluded" for seen in of_role):
-        due = [position for position, seen in enumerate(all_seen) if seen in candidates and seen.endpoint.standing == "due"]
+        due = [
+            position for position, seen in enumerate(all_seen) if seen in candidates and seen.endpoint.standing == "due"
+        ]
     else:
         due = []
     for seen in candidates:
