@@ -72,6 +72,7 @@ REQUEST_PATH = (
     "gateway/reply.py",
     "gateway/routing/match.py",
     "gateway/routing/split.py",
+    "gateway/scheduling/health.py",
     "gateway/scheduling/place.py",
     "gateway/scheduling/pool.py",
     "gateway/upstream/client.py",

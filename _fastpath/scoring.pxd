@@ -2,6 +2,7 @@
 # the charge of load and the learning of the prefix after.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from _fastpath.hashing cimport BlockHashes
+from _fastpath.health cimport Fitness, Health, Outlier
 from _fastpath.load cimport Load
 from _fastpath.prefix_index cimport PoolPages, PrefixIndex
 from _fastpath.shared_memory cimport SharedMemory
@@ -13,6 +14,7 @@ cdef enum Reason:                 # why an endpoint is no candidate
     FULL                          # trafficPolicy.maxInFlight
     WAITING                       # the least-request filter
     GONE                          # its slot belongs to another endpoint by now
+    EJECTED                       # it failed lately
 
 cdef enum:                        # scores
     LEAST_REQUEST = 0
@@ -47,6 +49,7 @@ cdef struct Candidate:
     double memory_seconds
     double score
     bint fresh                    # scraped lately
+    Fitness fitness               # only while any of the pool is not simply serving
 
 cdef class Policy:
     cdef readonly bint by_cost
@@ -65,22 +68,29 @@ cdef class Pool:
     cdef uint64_t highest_slot
     cdef bint by_cost             # how the last decision scored
     cdef PoolPages pages
+    cdef readonly Outlier outlier # None: no endpoint is ejected or warms up
 
 cdef class Scheduler:
     cdef SharedMemory memory
     cdef readonly Load load
     cdef readonly PrefixIndex prefixes
     cdef readonly int64_t queued_tokens   # prompt tokens that the last decision found queued at the endpoint that it chose
+    cdef readonly Health health
+    cdef readonly uint64_t probe  # token of the probe that the last decision claimed, else 0
     cdef uint64_t random_state
+    cdef long due                 # position of the endpoint that this request should probe, -1 for none
 
     cdef double _random(self) noexcept nogil
     cdef double _crowding(self, Pool pool) noexcept nogil
     cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil
+    cdef size_t _leave_out_ejected(self, Pool pool, uint32_t role, double now) noexcept nogil
+    cdef void _slow_down_warming(self, Pool pool) noexcept nogil
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil
     cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session) noexcept nogil
     cdef long _session_owner(self, Pool pool, Policy policy, uint64_t session) noexcept nogil
     cdef long _pick(self, Pool pool) noexcept nogil
+    cdef long _pick_and_claim(self, Pool pool, long chosen, double now) noexcept nogil
     cdef void _learn(self, const uint64_t* hashes, size_t blocks, size_t matched, uint64_t slot, uint32_t now) noexcept nogil
     cdef long _choose(self, Pool pool, Policy policy, const uint64_t* hashes, size_t blocks, double prompt_tokens,
                       double output_tokens, double now, uint32_t role, uint64_t session) noexcept nogil

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict, final, type_check_only
 
 from _fastpath.hashing import BlockHashes
+from _fastpath.health import Health, Outlier
 from _fastpath.load import Load
 from _fastpath.prefix_index import PrefixIndex
 from _fastpath.shared_memory import SharedMemory
@@ -77,9 +78,16 @@ class Policy:
 class Pool:
     """The endpoints of one ModelServer, as the scheduler sees them. Not for use from two threads at once."""
 
-    def __init__(self, endpoints: Sequence[tuple[int, int, int, int] | tuple[int, int, int, int, int]]) -> None:
+    outlier: Outlier | None
+    def __init__(
+        self,
+        endpoints: Sequence[tuple[int, int, int, int] | tuple[int, int, int, int, int]],
+        outlier: Outlier | None = None,
+    ) -> None:
         """Each endpoint: slot, generation, role bits, largest number of requests in flight (0 = no bound), and what tells it from others
         in every gateway (:func:`_fastpath.slots.endpoint_identity`; the slot when it is left out).
+
+        ``outlier``: the rules by which endpoints that fail are left out, and new ones warm up; without it nobody's health is looked at.
 
         Raises ValueError for a slot that stands twice.
         """
@@ -92,6 +100,9 @@ class Scheduler:
     prefixes: PrefixIndex
     queued_tokens: int
     """Prompt tokens that the last decision found queued at the endpoint that it chose."""
+    health: Health
+    probe: int
+    """Token of the probe that the last decision claimed: the request is the one that tries an ejected endpoint. Else 0."""
     def __init__(self, memory: SharedMemory, row: int = -1, random_seed: int | None = None) -> None:
         """``row`` is the worker's own; -1 for dry decisions only."""
 

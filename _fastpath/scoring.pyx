@@ -4,12 +4,13 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from _fastpath.hashing cimport BlockHashes
+from _fastpath.health cimport DUE, OUT, STATE_BITS
 from _fastpath.load cimport EngineMetrics, LoadSum
 from _fastpath.prefix_index cimport pool_pages_free, pool_pages_make
 
 import secrets
 
-REASONS = ("", "wrong_role", "excluded", "full", "waiting", "gone")
+REASONS = ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected")
 SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix-cache": 3, "random": 4, "session": 5}
 
 cdef double KV_COMFORT = 0.9                # share of KV cache in use above which preemptions begin
@@ -71,10 +72,11 @@ cdef class Pool:
         self.matched = NULL
         memset(&self.pages, 0, sizeof(PoolPages))
 
-    def __init__(self, endpoints):
+    def __init__(self, endpoints, Outlier outlier=None):
         cdef size_t i
         cdef uint64_t* slots
         self.count = len(endpoints)
+        self.outlier = outlier
         self.candidates = <Candidate*>calloc(max(<size_t>1, self.count), sizeof(Candidate))
         self.matched = <uint32_t*>calloc(max(<size_t>1, self.count), sizeof(uint32_t))
         slots = <uint64_t*>malloc(max(<size_t>1, self.count) * sizeof(uint64_t))
@@ -110,6 +112,8 @@ cdef class Scheduler:
         self.memory = memory
         self.load = Load(memory, row)
         self.prefixes = PrefixIndex(memory)
+        self.health = Health(memory, row)
+        self.due = -1
         self.random_state = (secrets.randbits(64) if random_seed is None else random_seed) | 1
 
     # xorshift64*: Marsaglia 2003, Vigna 2016. Uniform in [0, 1).
@@ -122,7 +126,8 @@ cdef class Scheduler:
     # Fills in what is known of each endpoint and why it is no candidate. Endpoints that were not scraped lately are taken for the mean
     # of those of its role that were: nobody is preferred for being unknown. Returns how many candidates there are.
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil:
-        cdef size_t i, fresh = 0, candidates = 0
+        cdef size_t i, fresh = 0, candidates = 0, unusual = 0
+        cdef bint watched = pool.outlier is not None
         cdef double running = 0, waiting = 0, kv_usage = 0
         cdef Candidate* c
         cdef const EngineMetrics* metrics
@@ -155,6 +160,8 @@ cdef class Scheduler:
                 c.kv_usage = kv_usage / fresh if fresh > 0 else 0.0
                 c.first_token = 0
                 c.inter_token = 0
+            if watched:
+                unusual += self.health.words[c.slot] & STATE_BITS
             if c.reason == EXCLUDED:
                 continue
             if not c.roles & role:
@@ -168,8 +175,57 @@ cdef class Scheduler:
             else:
                 c.reason = CANDIDATE
                 candidates += 1
+        self.due = -1
+        return candidates if unusual == 0 else self._leave_out_ejected(pool, role, now)
+
+    # Takes out who failed lately; not when that is too much of the pool, and not when nobody else is left to ask. The first that may be
+    # probed is `due`, unless the request was sent elsewhere already: a retry shall succeed. Returns how many candidates there are.
+    cdef size_t _leave_out_ejected(self, Pool pool, uint32_t role, double now) noexcept nogil:
+        cdef size_t i, of_role = 0, excluded = 0, ejected = 0, busy = 0, candidates = 0
+        cdef bint too_many
+        cdef Candidate* c
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            if c.roles & role and c.reason != GONE:
+                c.fitness = self.health.look(c.slot, c.generation, pool.outlier, now)
+                of_role += 1
+                ejected += c.fitness.standing >= OUT
+                excluded += c.reason == EXCLUDED
+                busy += c.reason == FULL or c.reason == WAITING
+        too_many = ejected * 100.0 > pool.outlier.maximum_ejected_percent * of_role
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            if c.reason != CANDIDATE:
+                continue
+            if c.fitness.standing < OUT or too_many:
+                candidates += 1
+            elif c.fitness.standing == DUE and excluded == 0 and self.due < 0:
+                self.due = <long>i
+                candidates += 1
+            else:
+                c.reason = EJECTED
+        if candidates == 0 and busy == 0:
+            for i in range(pool.count):
+                c = &pool.candidates[i]
+                if c.reason == EJECTED:
+                    c.reason = CANDIDATE
+                    candidates += 1
+        self._slow_down_warming(pool)
         return candidates
 
+    # Who warms up seems to have as much more as its share is smaller than the largest of the pool: when all are new, nobody is.
+    cdef void _slow_down_warming(self, Pool pool) noexcept nogil:
+        cdef size_t i
+        cdef double largest = 0
+        cdef Candidate* c
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            if c.reason == CANDIDATE:
+                largest = max(largest, c.fitness.share)
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            if c.reason == CANDIDATE and c.fitness.share < largest:
+                c.running = (c.running + 1) * largest / c.fitness.share - 1
     # Times that a prompt token to be computed counts. Whoever comes while an engine computes a prompt waits for it; of a queue that is
     # busy for a share b of the time, b / (1 - b) come before it is empty again. 1 when nobody has anything to compute.
     cdef double _crowding(self, Pool pool) noexcept nogil:
@@ -320,6 +376,16 @@ cdef class Scheduler:
                     best = <long>i
         return best
 
+    # Who is to be probed is asked by one request alone; who comes too late takes the best of the others.
+    cdef long _pick_and_claim(self, Pool pool, long chosen, double now) noexcept nogil:
+        if chosen != self.due:
+            return chosen
+        self.probe = self.health.claim_probe(pool.candidates[chosen].slot, pool.candidates[chosen].generation, pool.outlier, now)
+        if self.probe != 0:
+            return chosen
+        pool.candidates[chosen].reason = EJECTED
+        return self._pick(pool)
+
     cdef long _choose(self, Pool pool, Policy policy, const uint64_t* hashes, size_t blocks, double prompt_tokens,
                       double output_tokens, double now, uint32_t role, uint64_t session) noexcept nogil:
         memset(pool.matched, 0, pool.count * sizeof(uint32_t))
@@ -332,7 +398,7 @@ cdef class Scheduler:
             self._score_by_cost(pool, policy, blocks, prompt_tokens, output_tokens)
         else:
             self._score_by_weight(pool, policy, blocks, session)
-        return self._pick(pool)
+        return self.due if self.due >= 0 else self._pick(pool)
 
     # What is matched and was learned a moment ago is not learned again: most of a long prompt is not even looked at.
     cdef void _learn(self, const uint64_t* hashes, size_t blocks, size_t matched, uint64_t slot, uint32_t now) noexcept nogil:
@@ -359,7 +425,10 @@ cdef class Scheduler:
             for i in excluded:
                 if i < pool.count:
                     pool.candidates[i].reason = EXCLUDED
+        self.probe = 0
         chosen = self._choose(pool, policy, values, blocks, prompt_tokens, output_tokens, now, role, session)
+        if chosen >= 0 and not dry:
+            chosen = self._pick_and_claim(pool, chosen, now)
         if chosen < 0:
             return None
         c = &pool.candidates[chosen]

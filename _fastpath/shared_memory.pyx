@@ -102,6 +102,7 @@ cdef class SharedMemory:
         header.prefix_at = _place(&end, 64 + header.prefix_entries * PREFIX_ENTRY_BYTES)
         header.counters_at = _place(&end, header.workers * (
             64 + header.counter_series * COUNTER_SERIES_BYTES + header.counter_cells * 8))
+        header.health_at = _place(&end, header.slots * sizeof(uint64_t))
         header.size = (end + 4095) & ~<uint64_t>4095
         header.checksum = _checksum(&header)
 

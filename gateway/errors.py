@@ -143,6 +143,8 @@ class UpstreamError(PenstockError):
     status = 502
     code = "upstream_error"
     retryable = True
+    is_engines_fault = True
+    """False for what this gateway itself lacks, such as a file descriptor: no reason to leave the engine alone."""
 
 
 class UpstreamTimeout(UpstreamError):

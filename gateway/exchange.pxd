@@ -16,7 +16,7 @@ cdef class Exchange:
     cdef public Reservation reservation
     cdef public Placement placement
     cdef public Run run
-    cdef public bint asked_for_usage, is_released, client_gone, responded
+    cdef public bint asked_for_usage, pushes_back, is_released, client_gone, responded
     cdef public double started, deadline, scheduling, sent, first_byte, last_byte
     cdef public long long bytes_in, prompt_tokens, output_tokens, status, chunks, bytes_out
 

@@ -86,6 +86,8 @@ class Exchange:
         self.error_message: str = ""
         self.asked_for_usage: bool = False
         """The engine was asked to count tokens at the end of its stream, and the client did not ask for it."""
+        self.pushes_back: bool = False
+        """The engine answered that it has too much to do: no fault of its own."""
         self.client_gone: bool = False
         self.responded: bool = False
         self.scheduling: float = 0.0

@@ -4,6 +4,7 @@ from gateway.exchange cimport Exchange
 from gateway.intake cimport BodyLedger
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.reply cimport Replier
+from gateway.scheduling.health cimport HealthNotes
 from gateway.scheduling.place cimport Placer
 from gateway.upstream.retry cimport RetryBudget
 from gateway.waiting cimport Run
@@ -25,12 +26,13 @@ cdef class Pipeline:
     cdef readonly BodyLedger _bodies
     cdef object _forbidden
     cdef RetryBudget _budget
+    cdef HealthNotes _health
     cdef dict _exchanges
     cdef public bint draining
     cpdef _refuse_when_draining(self)
     cpdef _match(self, Exchange exchange)
     cpdef _limit(self, Exchange exchange)
     cpdef _split(self, Exchange exchange)
-    cpdef _release(self, Exchange exchange)
+    cpdef _release(self, Exchange exchange, object error=*)
     cpdef _let_go_of_body(self, Exchange exchange)
     cpdef _finish(self, Exchange exchange)

@@ -30,6 +30,7 @@ from gateway.observability.metrics import RequestMetrics
 from gateway.reply import Replier, estimated_output, note
 from gateway.routing.match import match
 from gateway.routing.split import split
+from gateway.scheduling.health import HealthNotes
 from gateway.scheduling.place import Placer, session_of
 from gateway.settings import Settings
 from gateway.upstream.client import Answer, UpstreamClient
@@ -85,6 +86,7 @@ class Pipeline:
         )
         self._bodies = BodyLedger(parts.settings.requests.bodies_in_flight_bytes, parts.clock)
         self._budget = RetryBudget()
+        self._health = HealthNotes(parts.placer, parts.metrics)
         self._forbidden = Forbidden(parts.settings.requests.stripped_members.split())
         self._exchanges: dict[int, Exchange] = {}
         self.draining = False
@@ -234,7 +236,7 @@ class Pipeline:
             try:
                 return await direct.connect(exchange, self._parts.client)
             except UpstreamError as error:
-                self._release(exchange)
+                self._release(exchange, error)
                 if not error.retryable:
                     raise
                 failed = error
@@ -253,12 +255,15 @@ class Pipeline:
             # of an answer in one piece the first byte is the last token
             seconds = exchange.first_byte - exchange.sent if exchange.is_stream else 0.0
             self._parts.placer.first_token(exchange.placement, seconds)
+            self._health.answers(exchange)
 
-    def _release(self, exchange: Exchange) -> None:
-        """Take the load off the endpoint, once. The placement stays for the log and the client's headers."""
-        if exchange.placement is not None and not exchange.is_released:
+    def _release(self, exchange: Exchange, error: UpstreamError | None = None) -> None:
+        """Take the load off the endpoint, and note how it did, once. The placement stays for the log and the client's headers."""
+        placement = exchange.placement
+        if placement is not None and not exchange.is_released:
             exchange.is_released = True
-            self._parts.placer.release(exchange.placement)
+            self._parts.placer.release(placement)
+            self._health.over(exchange, placement, error)
 
     def _let_go_of_body(self, exchange: Exchange) -> None:
         exchange.bytes_in += len(exchange.body)

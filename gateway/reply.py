@@ -21,6 +21,7 @@ from gateway.upstream.client import Answer
 LARGEST_WHOLE = 1 << 20
 """An answer of up to this many bytes is read whole before its head goes out, so that a broken one can still be an error."""
 _TAIL_BYTES = 4096
+_UNAVAILABLE = 503
 _EVENT = b"data: {"
 
 
@@ -46,6 +47,8 @@ class Replier:
     async def answer(self, exchange: Exchange, answer: Answer) -> None:
         """Pass an engine's answer on. Raises UpstreamError only while the client has seen nothing."""
         exchange.status = answer.status
+        if answer.status == _UNAVAILABLE:
+            exchange.pushes_back = any(name.lower() == "retry-after" for name, _ in answer.headers)
         if answer.is_event_stream or (answer.length is not None and answer.length > LARGEST_WHOLE):
             await self._stream(exchange, answer, b"")
             return

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import re2
 
+from _fastpath.health import Health
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import SlotsFull
 from gateway.datastore.model import Endpoint, Route, Server
@@ -19,15 +23,19 @@ GatewayReplica = Replica[PlacedEndpoint, ServerPool, CompiledRoute]
 class GatewayCompiler:
     """Slots for endpoints, pools for servers, patterns for routes. What cannot be made raises Unusable."""
 
-    def __init__(self, memory: SharedMemory, row: int) -> None:
+    def __init__(self, memory: SharedMemory, row: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._book = SlotBook(memory, row)
+        self._health = Health(memory)
+        self._clock = clock
 
     def endpoint(self, endpoint: Endpoint) -> PlacedEndpoint:
-        """Give an endpoint its slot."""
+        """Give an endpoint its slot. One that nobody has seen before warms up from now."""
         try:
-            return PlacedEndpoint(endpoint, self._book.acquire(endpoint.identity))
+            slot = self._book.acquire(endpoint.identity)
         except SlotsFull as error:
             raise Unusable(str(error)) from error
+        self._health.begin(slot.index, slot.generation, self._clock())
+        return PlacedEndpoint(endpoint, slot)
 
     def retire(self, endpoint: PlacedEndpoint) -> None:
         """The world has it no more."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from _fastpath.hashing import BlockHashes
+from _fastpath.health import Outlier
 from _fastpath.scoring import Policy, Pool, Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots
@@ -53,7 +54,7 @@ def scheduler_of(
             metrics.time,
         )  # fmt: skip
         scheduler.prefixes.learn(BlockHashes.of(hashes[: endpoint.matched_blocks]), slot, NOW)
-    return scheduler, Pool([(slot, generation, 1, 0) for slot, generation in names])
+    return scheduler, Pool([(slot, generation, 1, 0) for slot, generation in names], Outlier())
 
 
 @pytest.fixture

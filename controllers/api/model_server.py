@@ -19,6 +19,7 @@ SESSION_BOUND = 1.25
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
 LARGEST_WEIGHT = 1_000_000.0
+LONGEST_EJECTION = 86400.0
 DEFAULT_PORTS = {"vLLM": 8000, "SGLang": 30000}
 
 
@@ -52,6 +53,20 @@ class Retry(Strict, frozen=True):
     budget_percent: int = 20
 
 
+class Outlier(Strict, frozen=True):
+    """Endpoints that fail so many requests in a row are left alone: for ``baseEjection``, each time twice as long up to ``maxEjection``.
+
+    Then one request tries. With more than ``maxEjectedPercent`` of the endpoints out nobody is. Who is new or back gets a share that grows
+    for ``slowStart``. ``consecutiveFailures: 0`` turns ejection off, ``slowStart: 0s`` the other.
+    """
+
+    consecutive_failures: int = 3
+    base_ejection: str = "10s"
+    max_ejection: str = "5m"
+    max_ejected_percent: int = 50
+    slow_start: str = "30s"
+
+
 class TrafficPolicy(Strict, frozen=True):
     """Deadlines and bounds. ``timeout`` is until the head of the answer, ``idleTimeout`` between two pieces of it.
 
@@ -65,6 +80,7 @@ class TrafficPolicy(Strict, frozen=True):
     retry: Retry = Retry()
     max_in_flight: int = 0
     stream_usage: bool = True
+    outlier: Outlier = Outlier()
 
 
 class KVConnector(Strict, frozen=True):
@@ -260,6 +276,28 @@ def _traffic_faults(policy: TrafficPolicy) -> Iterator[Fault]:
         yield Fault("spec.trafficPolicy.retry.budgetPercent", f"must be 0 to 100, not {policy.retry.budget_percent}")
     if policy.max_in_flight < 0:
         yield Fault("spec.trafficPolicy.maxInFlight", "must not be negative; 0 is no bound")
+    yield from _outlier_faults(policy.outlier, "spec.trafficPolicy.outlier")
+
+
+def _outlier_faults(outlier: Outlier, path: str) -> Iterator[Fault]:
+    if not 0 <= outlier.consecutive_failures <= 100:
+        yield Fault(f"{path}.consecutiveFailures", f"must be 0 (off) to 100, not {outlier.consecutive_failures}")
+    if not 0 <= outlier.max_ejected_percent <= 100:
+        yield Fault(f"{path}.maxEjectedPercent", f"must be 0 to 100, not {outlier.max_ejected_percent}")
+    for field, value, least in (
+        ("baseEjection", outlier.base_ejection, 0.001),
+        ("maxEjection", outlier.max_ejection, 0.001),
+        ("slowStart", outlier.slow_start, 0.0),
+    ):
+        found = seconds(value)
+        if found is None or not least <= found <= LONGEST_EJECTION:
+            lowest = "from 0s" if least == 0 else "above 0"
+            yield Fault(
+                f"{path}.{field}", f"`{value}` must be a duration {lowest} and up to 24h, such as `10s` or `5m`"
+            )
+    base, longest = seconds(outlier.base_ejection), seconds(outlier.max_ejection)
+    if base is not None and longest is not None and longest < base:
+        yield Fault(f"{path}.maxEjection", f"`{outlier.max_ejection}` must not be shorter than baseEjection")
 
 
 def _scheduling_faults(scheduling: SchedulingSpec) -> Iterator[Fault]:

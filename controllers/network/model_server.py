@@ -9,6 +9,7 @@ from controllers.api.model_server import (
     EndpointSpec,
     ModelServer,
     ModelServerStatus,
+    Outlier,
     SchedulingSpec,
 )
 from controllers.network.desired import DesiredState
@@ -55,6 +56,7 @@ def translate(item: ModelServer) -> model.Server:
             retry_budget_percent=float(traffic.retry.budget_percent),
             maximum_in_flight=traffic.max_in_flight,
             stream_usage=traffic.stream_usage,
+            outlier=_outlier(traffic.outlier),
         ),
     )
 
@@ -72,6 +74,16 @@ def endpoint_of(item: ModelServer, spec: EndpointSpec) -> model.Endpoint:
         scheme=port.protocol if port is not None else "http",
         role=spec.role,
         group=spec.group,
+    )
+
+
+def _outlier(spec: Outlier) -> model.Outlier:
+    return model.Outlier(
+        failures=spec.consecutive_failures,
+        base_ejection=seconds(spec.base_ejection) or 0,
+        maximum_ejection=seconds(spec.max_ejection) or 0,
+        maximum_ejected_percent=float(spec.max_ejected_percent),
+        slow_start=seconds(spec.slow_start) or 0,
     )
 
 

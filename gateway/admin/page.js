@@ -27,6 +27,9 @@ const percent = (value) => (value === null ? null : Math.round(value * 100) + " 
 const whole = (value) => (value === null ? null : Math.round(value));
 const seconds = (value) => (value === null ? ["never", "bad"] : [value.toFixed(1) + " s ago", value > 5 ? "bad" : "good"]);
 
+const standing = (one) => [one.state + (one.state_seconds_left ? ` ${Math.round(one.state_seconds_left)} s` : ""),
+  one.state === "ejected" || one.state === "probing" ? "bad" : "good"];
+
 function show(state) {
   const serving = state.workers.filter((one) => one.state === "serving").length;
   const scraped = state.endpoints.filter((one) => one.scrape_age_seconds !== null && one.scrape_age_seconds < 5).length;
@@ -34,8 +37,8 @@ function show(state) {
     `${serving} of ${state.workers.length} workers serve ${state.routes.length} routes to ${state.endpoints.length} endpoints, ` +
     `${scraped} of them seen lately. Controllers ${state.snapshot.controllers_heard ? "are heard" : "are not heard: serving the last snapshot"}. ` +
     `Version ${state.penstock}.`;
-  fill("endpoints", ["endpoint", "server", "role", "in flight", "running", "waiting", "KV cache", "prefix hits", "scraped"],
-    state.endpoints.map((one) => [one.name, one.server, one.role, one.in_flight, whole(one.running), whole(one.waiting),
+  fill("endpoints", ["endpoint", "server", "role", "state", "in flight", "running", "waiting", "KV cache", "prefix hits", "scraped"],
+    state.endpoints.map((one) => [one.name, one.server, one.role, standing(one), one.in_flight, whole(one.running), whole(one.waiting),
       percent(one.kv_usage), percent(one.prefix_hit_ratio), seconds(one.scrape_age_seconds)]));
   fill("routes", ["route", "model", "adapters", "targets"],
     state.routes.map((one) => [one.name, one.model, one.adapters.join(", "),

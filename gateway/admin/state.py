@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from _fastpath.health import Health, Outlier
 from _fastpath.load import Load
 from _fastpath.prefix_index import PrefixIndex
 from _fastpath.shared_memory import SharedMemory
@@ -30,6 +31,8 @@ class State:
         self._told = told
         self._memory: SharedMemory = supervisor.memory
         self._load = Load(self._memory)
+        self._health = Health(self._memory)
+        self._no_rules = Outlier(failures=0, slow_start=0.0)
         self._prefixes = PrefixIndex(self._memory)
 
     def document(self) -> dict[str, Any]:
@@ -123,6 +126,11 @@ class State:
                 "Workers that were replaced.",
                 [({"worker": str(one.index)}, one.restarts) for one in self._supervisor.workers],
             ),
+            (
+                "penstock_endpoint_ready",
+                "Whether it may be sent requests: 0 while it is ejected or probed.",
+                [(a, float(b["state"] in ("serving", "warming"))) for a, b in endpoints],
+            ),
             ("penstock_endpoint_in_flight", "Requests that this gateway has there.", [(a, b["in_flight"]) for a, b in endpoints]),
             ("penstock_endpoint_running", "Requests that the engine runs.", [(a, b["running"]) for a, b in scraped]),
             ("penstock_endpoint_waiting", "Requests that wait in the engine.", [(a, b["waiting"]) for a, b in scraped]),
@@ -161,11 +169,16 @@ class State:
         endpoint, slot = placed.endpoint, placed.slot
         in_flight, prefill, decode = self._load.read(slot.index, slot.generation)
         metrics = self._load.read_metrics(slot.index, slot.generation)
+        health = self._health.read(slot.index, slot.generation, self._rules(endpoint), time.monotonic())
         return {
             "name": endpoint.name,
             "server": endpoint.server,
             "url": endpoint.url,
             "role": endpoint.role,
+            "state": health["state"],
+            "state_seconds_left": health["seconds_left"],
+            "failures": health["failures"],
+            "ejections": health["ejections"],
             "in_flight": in_flight,
             "prefill_tokens": prefill,
             "decode_tokens": decode,
@@ -175,6 +188,10 @@ class State:
             "prefix_hit_ratio": metrics["prefix_hit_ratio"] if metrics else None,
             "scrape_age_seconds": round(time.monotonic() - metrics["time"], 3) if metrics else None,
         }
+
+    def _rules(self, endpoint: Endpoint) -> Outlier:
+        pool = self._supervisor.replica.world.servers.get(endpoint.server)
+        return pool.pool.outlier or self._no_rules if pool is not None else self._no_rules
 
     def _snapshot_age(self) -> float | None:
         heard = self._supervisor.subscriber.heard_at

@@ -84,6 +84,16 @@ class PrefixCache(Struct, frozen=True, omit_defaults=True, gc=False):
     block_size: int = 64
 
 
+class Outlier(Struct, frozen=True, omit_defaults=True, gc=False):
+    """When an endpoint that fails is left alone, and how it comes back. Times in seconds; ``failures`` 0 turns ejection off."""
+
+    failures: int = 3
+    base_ejection: float = 10.0
+    maximum_ejection: float = 300.0
+    maximum_ejected_percent: float = 50.0
+    slow_start: float = 30.0
+
+
 class Traffic(Struct, frozen=True, omit_defaults=True, gc=False):
     """Deadlines in seconds and bounds toward one server's endpoints."""
 
@@ -95,6 +105,7 @@ class Traffic(Struct, frozen=True, omit_defaults=True, gc=False):
     retry_budget_percent: float = 20.0
     maximum_in_flight: int = 0
     stream_usage: bool = True
+    outlier: Outlier = Outlier()
 
 
 class Server(Struct, frozen=True, omit_defaults=True, gc=False):

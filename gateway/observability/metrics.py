@@ -40,6 +40,7 @@ FAMILIES: tuple[Family, ...] = (
     ("penstock_inter_token_latency_seconds", ("model", "server"), TOKEN_SECONDS),
     ("penstock_schedule_duration_seconds", ("policy",), SCHEDULE_SECONDS),
     ("penstock_schedule_decisions_total", ("model", "policy", "outcome"), ()),
+    ("penstock_upstream_ejections_total", ("server", "reason"), ()),
 )
 HELP = {
     "penstock_requests_total": "Requests by outcome; code 499 is a client that left.",
@@ -57,6 +58,7 @@ HELP = {
     "penstock_schedule_duration_seconds": "What the choice of an endpoint took.",
     "penstock_schedule_decisions_total": "Choices of an endpoint; outcome is `chosen`, or why nobody was.",
     "penstock_client_retries_total": "Requests that their SDK called a retry.",
+    "penstock_upstream_ejections_total": "Endpoints that were left alone, by their last failure: an error's code, or `status_503`.",
 }
 _INDEX = {name: position for position, (name, _, _) in enumerate(FAMILIES)}
 UNKNOWN = "_unknown"
@@ -174,6 +176,10 @@ class RequestMetrics:
     def retried(self, server: str, reason: str) -> None:
         """Count a request that goes to a further endpoint."""
         self._counters.record(((self._series("penstock_upstream_retries_total", server, reason), 1.0),))
+
+    def ejected(self, server: str, reason: str) -> None:
+        """Count an endpoint that is left alone for a while."""
+        self._count("penstock_upstream_ejections_total", server, reason)
 
     def limited(self, route: str, limit: str) -> None:
         """Count a request that a limit refused."""

@@ -6,7 +6,7 @@ from gateway.scheduling.pool cimport ServerPool
 cdef class Placement:
     cdef readonly ServerPool pool
     cdef readonly object placed
-    cdef readonly long long position, blocks, matched_blocks, prefill_tokens, output_tokens, queued_tokens
+    cdef readonly long long position, blocks, matched_blocks, prefill_tokens, output_tokens, queued_tokens, probe
     cdef public bint has_first_token
 
 cdef class Placer:

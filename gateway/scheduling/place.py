@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from _fastpath.hashing import BlockHashes, Hasher
 from _fastpath.scanner import Scan
@@ -13,6 +14,8 @@ from gateway.datastore.model import PrefixCache
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
 
+if TYPE_CHECKING:
+    from _fastpath.health import Reading
 MEASURED_TOKENS = 512
 """A prefill of fewer tokens says more of everything else than of the engine's speed."""
 
@@ -29,6 +32,7 @@ class Placement:
         prefill_tokens: int,
         output_tokens: int,
         queued_tokens: int = 0,
+        probe: int = 0,
     ) -> None:
         self.pool = pool
         self.position = position
@@ -37,6 +41,8 @@ class Placement:
         self.prefill_tokens = prefill_tokens
         self.output_tokens = output_tokens
         self.queued_tokens = queued_tokens
+        self.probe = probe
+        """Token of the claim when the request probes an ejected endpoint, else 0."""
         self.has_first_token = False
         self.placed: PlacedEndpoint = pool.endpoints[position]
         """The endpoint itself."""
@@ -88,8 +94,8 @@ class Placer:
             raise refusal(server, self._scheduler.filtered(server.pool))
         position, matched_blocks, prefill_tokens = decision
         blocks = len(hashes) if hashes is not None else 0
-        queued = self._scheduler.queued_tokens
-        return Placement(server, position, blocks, matched_blocks, prefill_tokens, output_tokens, queued)
+        queued, probe = self._scheduler.queued_tokens, self._scheduler.probe
+        return Placement(server, position, blocks, matched_blocks, prefill_tokens, output_tokens, queued, probe)
 
     def first_token(self, placement: Placement, seconds: float) -> None:
         """The prompt is computed, ``seconds`` after it was sent (0: not known): it weighs on the endpoint no more."""
@@ -103,6 +109,20 @@ class Placer:
         """The endpoint is done with the request."""
         prefill = 0 if placement.has_first_token else placement.prefill_tokens
         self._scheduler.release(placement.pool.pool, placement.position, prefill, placement.output_tokens)
+
+    def note(self, placement: Placement, outcome: int, sent: float) -> int:
+        """Note what became of a request that went out at ``sent``: places in ``OUTCOMES`` and ``EVENTS`` of ``_fastpath.health``."""
+        slot, pool = placement.placed.slot, placement.pool.pool
+        assert pool.outlier is not None
+        return self._scheduler.health.note(
+            slot.index, slot.generation, pool.outlier, outcome, sent, self._clock(), placement.probe
+        )
+
+    def reading(self, placement: Placement) -> Reading:
+        """How the endpoint of a placement stands now."""
+        slot, pool = placement.placed.slot, placement.pool.pool
+        assert pool.outlier is not None
+        return self._scheduler.health.read(slot.index, slot.generation, pool.outlier, self._clock())
 
 
 class Hashers:

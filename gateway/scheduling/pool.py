@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from _fastpath.health import Outlier
 from _fastpath.scoring import Policy, Pool
 from _fastpath.slots import endpoint_identity
-from gateway.datastore.model import Endpoint, Role, Scheduling, Server
+from gateway.datastore.model import Endpoint, Role, Scheduling, Server, Traffic
 from gateway.scheduling.slot_book import Slot
 
 SERVES = 1
 PREFILLS = 2
 DECODES = 4
+LONGEST_PROBE_SECONDS = 3600.0
 ROLE_BITS: dict[Role, int] = {"both": SERVES, "prefill": PREFILLS, "decode": DECODES}
 
 
@@ -35,21 +37,33 @@ class ServerPool:
 
 
 def make_pool(server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPool:
-    """Compile a server's pool. Raises ValueError for a scorer that does not exist."""
+    """Compile a server's pool. Raises ValueError for a scorer that does not exist, or rules of ejection that are out of range."""
     bound = server.traffic.maximum_in_flight
-    pool = Pool(
-        [
-            (
-                one.slot.index,
-                one.slot.generation,
-                ROLE_BITS[one.endpoint.role],
-                bound,
-                endpoint_identity(one.endpoint.identity),
-            )
-            for one in endpoints
-        ]
-    )
+    slots = [
+        (
+            one.slot.index,
+            one.slot.generation,
+            ROLE_BITS[one.endpoint.role],
+            bound,
+            endpoint_identity(one.endpoint.identity),
+        )
+        for one in endpoints
+    ]
+    pool = Pool(slots, make_outlier(server.traffic))
     return ServerPool(server, endpoints, pool, make_policy(server.scheduling))
+
+
+def make_outlier(traffic: Traffic) -> Outlier:
+    """What the compiled scheduler needs of the rules of ejection. A probe is lost when even its head is late."""
+    rules = traffic.outlier
+    return Outlier(
+        failures=rules.failures,
+        base_ejection=rules.base_ejection,
+        maximum_ejection=rules.maximum_ejection,
+        maximum_ejected_percent=rules.maximum_ejected_percent,
+        slow_start=rules.slow_start,
+        probe_seconds=min(LONGEST_PROBE_SECONDS, traffic.connect_timeout + traffic.timeout),
+    )
 
 
 def make_policy(scheduling: Scheduling) -> Policy:

@@ -23,6 +23,7 @@ from typing import IO
 
 import msgspec
 
+from _fastpath.health import Health
 from _fastpath.load import Load
 from _fastpath.prefix_index import PrefixIndex
 from _fastpath.shared_memory import SharedMemory
@@ -117,6 +118,7 @@ class Supervisor:
         )
         self._slots = Slots(self.memory)
         self._load = Load(self.memory)
+        self._health = Health(self.memory)
         self._prefixes = PrefixIndex(self.memory)
         self._buckets = TokenBuckets(self.memory)
         self.replica: GatewayReplica = Replica(GatewayCompiler(self.memory, settings.workers))
@@ -249,6 +251,7 @@ class Supervisor:
     def bury(self, index: int) -> None:
         """Give back what a dead worker held."""
         self._load.clear_worker(index)
+        self._health.clear_worker(index, time.monotonic())
         Journal(self.memory, index).recover(time.monotonic_ns())
         self._slots.drop_row(index)
         self.memory.release_row(index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 import time
@@ -16,6 +17,7 @@ from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.upstream.connection import Answer, Connection
 from gateway.upstream.pool import Pool
 
+_OWN_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 __all__ = ["Answer", "UpstreamClient"]
 
 
@@ -88,7 +90,7 @@ class UpstreamClient:
         except ssl.SSLError as error:
             raise UpstreamError(_handshake_failed(error)) from error
         except OSError as error:
-            raise UpstreamError("The engine does not accept connections.") from error
+            raise _not_connected(error) from error
         plain: socket.socket | None = transport.get_extra_info("socket")
         if plain is not None:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -101,8 +103,20 @@ class UpstreamClient:
             try:
                 self._tls = ssl.create_default_context(cafile=self._authorities or None)
             except OSError as error:  # it could be read when the gateway started
-                raise UpstreamError("The gateway cannot read its `upstream_ca_file` any more.") from error
+                raise _own_fault("The gateway cannot read its `upstream_ca_file` any more.") from error
         return self._tls
+
+
+def _not_connected(error: OSError) -> UpstreamError:
+    if error.errno in _OWN_LACKS:
+        return _own_fault("The gateway can open no further connection.")
+    return UpstreamError("The engine does not accept connections.")
+
+
+def _own_fault(message: str) -> UpstreamError:
+    failed = UpstreamError(message)
+    failed.is_engines_fault = False
+    return failed
 
 
 def _handshake_failed(error: ssl.SSLError) -> str:

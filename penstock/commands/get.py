@@ -22,6 +22,12 @@ def _share(value: float | None) -> str | None:
     return None if value is None else f"{value:.0%}"
 
 
+def _standing(endpoint: dict[str, Any]) -> str:
+    """Its state, and for how long if it does not stay."""
+    state, seconds = endpoint["state"], endpoint["state_seconds_left"]
+    return f"{state} {seconds:.0f}s" if seconds else str(state)
+
+
 _TABLES: dict[str, tuple[list[str], Row]] = {
     "routes": (
         ["name", "ready", "reason", "model", "adapters", "targets", "limits", "missing"],
@@ -43,9 +49,9 @@ _TABLES: dict[str, tuple[list[str], Row]] = {
         ],
     ),
     "endpoints": (
-        ["name", "server", "url", "role", "in-flight", "running", "waiting", "kv", "prefix-hits", "scraped"],
+        ["name", "server", "url", "role", "state", "in-flight", "running", "waiting", "kv", "prefix-hits", "scraped"],
         lambda one: [
-            one["name"], one["server"], one["url"], one["role"], one["in_flight"],
+            one["name"], one["server"], one["url"], one["role"], _standing(one), one["in_flight"],
             None if one["running"] is None else int(one["running"]),
             None if one["waiting"] is None else int(one["waiting"]),
             _share(one["kv_usage"]), _share(one["prefix_hit_ratio"]), _age(one["scrape_age_seconds"]),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from _fastpath.hashing import BlockHashes
+from _fastpath.health import OUTCOMES, Health, Outlier
 from _fastpath.load import Load
 from _fastpath.scoring import Policy, Pool, Scheduler
 from _fastpath.shared_memory import SharedMemory
@@ -24,6 +25,9 @@ NOW = 1000.0
 BLOCKS = 8
 HASHES = [(number + 1) * 0x9E3779B97F4A7C15 % 2**64 for number in range(BLOCKS)]
 SIDECAR = 2
+HEALTH = {"failures": 1, "base_ejection": 10.0, "slow_start": 10.0}
+FAILED = OUTCOMES.index("failed")
+MOST_EJECTED = 50.0
 
 # -- a fleet, in shared memory and as the twin sees it ---------------------------------------------------------------
 
@@ -54,6 +58,9 @@ class Fleet:
     def load(self) -> list[tuple[int, int, int]]:
         return [self.scheduler.load.read(slot, generation) for slot, generation in self.names]
 
+    def health(self) -> list[dict]:
+        return [self.scheduler.health.read(*name, Outlier(**HEALTH), NOW) for name in self.names]
+
     def learned(self) -> list[int]:
         return self.scheduler.prefixes.match(BlockHashes.of(HASHES), [slot for slot, _generation in self.names])
 
@@ -65,7 +72,21 @@ def write(load: Load, slot: int, generation: int, metrics: twin.Metrics) -> bool
     )  # fmt: skip
 
 
-def put(scheduler: Scheduler, loads: list[Load], given: Given, slot: int, generation: int) -> twin.Endpoint:
+def put_health(scheduler: Scheduler, others: Health, endpoint: twin.Endpoint, slot: int, generation: int) -> None:
+    """A history that leads to the standing given."""
+    health, outlier = scheduler.health, Outlier(**HEALTH)
+    if endpoint.standing == "warming":
+        health.begin(slot, generation, NOW - (10 * endpoint.share - 0.5) / 0.9)
+    elif endpoint.standing != "serving":
+        failed = NOW - 1 if endpoint.standing == "ejected" else NOW - 20
+        health.note(slot, generation, outlier, FAILED, failed, failed)
+    if endpoint.standing == "probing":
+        assert others.claim(slot, generation, outlier, NOW - 1)
+
+
+def put(
+    scheduler: Scheduler, loads: list[Load], others_health: Health, given: Given, slot: int, generation: int
+) -> twin.Endpoint:
     """Charge, scrape and learn as given; the endpoint with its sums."""
     measured = (0.0, 0.0)
     for worker, prefill, decode in given.charges:
@@ -77,6 +98,7 @@ def put(scheduler: Scheduler, loads: list[Load], given: Given, slot: int, genera
         if loads[worker].prefilled(slot, generation, tokens, seconds):
             measured = (tokens, seconds)
     scheduler.prefixes.learn(BlockHashes.of(HASHES[: given.endpoint.matched_blocks]), slot, NOW)
+    put_health(scheduler, others_health, given.endpoint, slot, generation)
     prefill_tokens = sum(prefill for _worker, prefill, _decode in given.charges)
     return replace(
         given.endpoint,
@@ -119,7 +141,9 @@ def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
     scheduler, slots = Scheduler(memory, 0, random_seed=seed), Slots(memory)
     loads = [scheduler.load, Load(memory, 1)]
     names = [slots.acquire(SIDECAR, 2 * number + 2) for number in range(len(fleet))]
-    endpoints = [put(scheduler, loads, given, *name) for given, name in zip(fleet, names, strict=True)]
+    endpoints = [
+        put(scheduler, loads, Health(memory, 1), given, *name) for given, name in zip(fleet, names, strict=True)
+    ]
     for position in bury(slots, loads, fleet, names):
         endpoints[position] = replace(
             endpoints[position], in_flight=0, prefill_tokens=0, metrics=None, prefills=(0.0, 0.0)
@@ -128,7 +152,8 @@ def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
         [
             (slot, generation, endpoint.roles, endpoint.maximum_in_flight, endpoint.identity)
             for (slot, generation), endpoint in zip(names, endpoints, strict=True)
-        ]
+        ],
+        Outlier(**HEALTH, maximum_ejected_percent=MOST_EJECTED),
     )
     excluded = [position for position, given in enumerate(fleet) if given.excluded]
     return Fleet(scheduler, pool, names, endpoints, excluded)
@@ -164,6 +189,11 @@ ENDPOINTS = st.builds(
     live=st.sampled_from([True] * 5 + [False]),
     metrics=st.none() | METRICS,
     matched_blocks=st.integers(0, BLOCKS),
+)
+STANDINGS = st.sampled_from(("serving", "serving", "ejected", "due", "probing")).map(lambda one: {"standing": one})
+WARMING = st.sampled_from((0.1, 0.5, 0.9)).map(lambda share: {"standing": "warming", "share": share})
+ENDPOINTS = st.builds(
+    lambda endpoint, health: replace(endpoint, **health), ENDPOINTS, st.just({}) | STANDINGS | WARMING
 )
 CHARGES = st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0, 100, 4000]), st.sampled_from([0, 10])), max_size=3)
 PREFILLS = st.none() | st.tuples(
@@ -248,6 +278,7 @@ def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision
         request.role,
         fleet.excluded,
         request.session,
+        MOST_EJECTED,
     )
 
 
@@ -339,9 +370,11 @@ def test_ties_are_spread(path: Path, count: int, worse: int, seed: int, policy: 
 @given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS)
 def test_dry_changes_nothing(path: Path, fleet: list[Given], policy: twin.Policy, request_: Request) -> None:
     made = make(path, fleet)
-    load, learned = made.load(), made.learned()
+    load, learned, health = made.load(), made.learned(), made.health()
     decide(made, policy, request_, dry=True)
     assert made.load() == load
+    assert made.health() == health
+    assert made.scheduler.probe == 0
     assert made.learned() == learned
 
 
@@ -360,6 +393,23 @@ def test_the_chosen_alone_is_charged_and_learned(
         learned[position] = max(learned[position], request_.blocks)
     assert made.load() == load
     assert made.learned() == learned
+
+
+@FAST
+@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS)
+def test_the_probe_is_claimed_by_who_is_picked_alone(
+    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request
+) -> None:
+    made = make(path, fleet)
+    expected, health = expect(made, policy, request_), made.health()
+    chosen = decide(made, policy, request_, dry=False)
+    assert (made.scheduler.probe != 0) == (expected.probe is not None)
+    if expected.probe is not None:
+        assert chosen is not None
+        assert chosen[0] == expected.probe
+        health[expected.probe]["state"] = "probing"
+        health[expected.probe]["seconds_left"] = 120.0
+    assert made.health() == health
 
 
 @FAST

@@ -41,6 +41,10 @@ class Endpoint:
     identity: int = 0
     prefills: tuple[float, float] = (0.0, 0.0)
     """Tokens and seconds that were measured."""
+    standing: str = "serving"
+    """Or warming, ejected, due (ejected for long enough), probing."""
+    share: float = 1.0
+    """Of a warming one: what it is given."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Policy:
                 raise ValueError(f"the weight of {name} must be a number, 0 or above, not {weight}")
 
 
-@dataclass
+@dataclass(eq=False)
 class Seen:
     """An endpoint at the moment of choice."""
 
@@ -85,6 +89,8 @@ class Decision:
     seen: list[Seen]
     scores: list[float | None]
     best: set[int]
+    probe: int | None = None
+    """Position of the endpoint that the request is to probe: the only best then."""
 
 
 def _mean(values: Collection[float]) -> float:
@@ -136,6 +142,38 @@ def look(
     for position, seen in enumerate(all_seen):
         seen.filtered = _reason(seen, policy, role, position in excluded)
     return all_seen
+
+
+def leave_out_ejected(all_seen: Sequence[Seen], role: int, most_percent: float) -> int | None:
+    """Filter who failed lately, unless that is too much of the pool or all that is left. Who is to be probed, None for nobody."""
+    of_role = [seen for seen in all_seen if seen.endpoint.roles & role and seen.filtered != "gone"]
+    ejected = [seen for seen in of_role if seen.endpoint.standing in ("ejected", "due", "probing")]
+    candidates = [seen for seen in ejected if not seen.filtered]
+    if len(ejected) * 100 > most_percent * len(of_role):
+        return None
+    if not any(seen.filtered == "excluded" for seen in of_role):
+        due = [
+            position for position, seen in enumerate(all_seen) if seen in candidates and seen.endpoint.standing == "due"
+        ]
+    else:
+        due = []
+    for seen in candidates:
+        seen.filtered = "ejected"
+    if due:
+        all_seen[due[0]].filtered = ""
+        return due[0]
+    if all(seen.filtered not in ("", "full", "waiting") for seen in of_role):
+        for seen in candidates:
+            seen.filtered = ""
+    return None
+
+
+def slow_down_warming(candidates: Sequence[Seen]) -> None:
+    """Who warms up seems to have more, compared with the warmest."""
+    largest = max((seen.endpoint.share for seen in candidates), default=1.0)
+    for seen in candidates:
+        if seen.endpoint.share < largest:
+            seen.running = (seen.running + 1) * largest / seen.endpoint.share - 1
 
 
 def _speed(expected: float, tokens: float, seconds: float) -> float:
@@ -239,10 +277,14 @@ def decide(
     role: int = 1,
     excluded: Collection[int] = (),
     session: int = 0,
+    most_ejected_percent: float | None = None,
 ) -> Decision:
-    """All that the compiled choice sees and scores, and those that it may pick."""
+    """All that the compiled choice sees and scores, and those that it may pick. Without a percentage nobody's health counts."""
     seen = look(endpoints, policy, now, role, excluded)
+    probe = leave_out_ejected(seen, role, most_ejected_percent) if most_ejected_percent is not None else None
     candidates = [one for one in seen if not one.filtered]
+    if most_ejected_percent is not None:
+        slow_down_warming(candidates)
     if policy.by_cost:
         factor = crowding(candidates)
         values = iter(
@@ -254,7 +296,7 @@ def decide(
     else:
         values = iter(scores_by_weight(candidates, policy, blocks, session))
     scores = [None if one.filtered else next(values) for one in seen]
-    return Decision(seen, scores, equal_bests(scores))
+    return Decision(seen, scores, equal_bests(scores) if probe is None else {probe}, probe)
 
 
 def matched_blocks(held: Mapping[int, Collection[int]], hashes: Sequence[int], slot: int) -> int:

@@ -32,6 +32,7 @@ FIELDS = (
     "journals_at",
     "prefix_at",
     "counters_at",
+    "health_at",
 )
 HEADER = struct.Struct(f"<{len(FIELDS)}Q")
 
@@ -103,6 +104,7 @@ def lay_out(
         "journals_at": workers * journal_records * 208,
         "prefix_at": 64 + prefix_entries * 24,
         "counters_at": workers * (64 + counter_series * 320 + counter_cells * 8),
+        "health_at": slots * 8,
     }
     end = PAGE
     for name, size in parts.items():

@@ -8,6 +8,7 @@ from tests.unit.controllers.objects import faults, made, server
 
 ENDPOINTS = "endpoints: [{name: e, address: 10.0.0.1}]\n"
 SESSION = ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: session, args: "
+OUTLIER = "spec.trafficPolicy.outlier"
 FULL = """
 model: meta-llama/Llama-3-8B
 workloadSelector:
@@ -102,6 +103,15 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
         (ENDPOINTS + "trafficPolicy: {retry: {budgetPercent: -1}}", "spec.trafficPolicy.retry.budgetPercent"),
         (ENDPOINTS + "trafficPolicy: {retry: {budgetPercent: 101}}", "spec.trafficPolicy.retry.budgetPercent"),
         (ENDPOINTS + "trafficPolicy: {maxInFlight: -1}", "spec.trafficPolicy.maxInFlight"),
+        (ENDPOINTS + "trafficPolicy: {outlier: {consecutiveFailures: -1}}", f"{OUTLIER}.consecutiveFailures"),
+        (ENDPOINTS + "trafficPolicy: {outlier: {consecutiveFailures: 101}}", f"{OUTLIER}.consecutiveFailures"),
+        (ENDPOINTS + "trafficPolicy: {outlier: {baseEjection: 0s}}", f"{OUTLIER}.baseEjection"),
+        (ENDPOINTS + "trafficPolicy: {outlier: {baseEjection: soon}}", f"{OUTLIER}.baseEjection"),
+        (ENDPOINTS + "trafficPolicy: {outlier: {baseEjection: 6m}}", f"{OUTLIER}.maxEjection"),
+        (ENDPOINTS + "trafficPolicy: {outlier: {maxEjection: 25h}}", f"{OUTLIER}.maxEjection"),
+        (ENDPOINTS + "trafficPolicy: {outlier: {maxEjectedPercent: -1}}", f"{OUTLIER}.maxEjectedPercent"),
+        (ENDPOINTS + "trafficPolicy: {outlier: {maxEjectedPercent: 101}}", f"{OUTLIER}.maxEjectedPercent"),
+        (ENDPOINTS + "trafficPolicy: {outlier: {slowStart: x}}", f"{OUTLIER}.slowStart"),
         (
             ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: fastest}]}",
             "spec.scheduling.scorers[0].name",

@@ -108,6 +108,15 @@ def test_every_part_of_a_server_arrives():
     )  # fmt: skip
 
 
+def test_rules_of_ejection_arrive():
+    spec = "trafficPolicy: {outlier: {consecutiveFailures: 5, baseEjection: 500ms, maxEjection: 1m, maxEjectedPercent: 30, slowStart: 0s}}"
+    assert served(test_model_server.ENDPOINTS + spec).traffic.outlier == model.Outlier(5, 0.5, 60.0, 30.0, 0.0)
+
+
+def test_without_rules_of_ejection_there_are_safe_ones():
+    assert served().traffic.outlier == model.Outlier(3, 10.0, 300.0, 50.0, 30.0)
+
+
 @pytest.mark.parametrize(("args", "waiting"), [("", 10.0), ("args: {}", 10.0), ("args: {maxWaitingRequests: 3}", 3.0)])
 def test_the_least_request_filter_says_from_how_many_waiting_on(args, waiting):
     spec = f"scheduling: {{policy: weighted, scorers: [{{name: random}}], filters: [{{name: least-request, {args}}}]}}"

@@ -84,7 +84,7 @@ def test_defaults() -> None:
 
 def test_names_of_scores() -> None:
     assert list(SCORES_BY_NAME) == ["least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session"]
-    assert REASONS == ("", "wrong_role", "excluded", "full", "waiting", "gone")
+    assert REASONS == ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected")
 
 
 @pytest.mark.parametrize("name", ["least_request", "", "Random", "lora-affinity"])

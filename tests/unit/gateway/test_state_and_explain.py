@@ -4,9 +4,11 @@ import asyncio
 import json
 import time
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from _fastpath.health import OUTCOMES, Health
 from _fastpath.load import Load
 from _fastpath.shared_memory import STATES
 from gateway.admin.explain import Explainer
@@ -114,11 +116,15 @@ def test_endpoints_say_what_is_sent_to_them_and_what_they_say_of_themselves(stat
     first, second = sorted(state.document()["endpoints"], key=lambda one: one["name"])
     assert first["scrape_age_seconds"] < 10
     first.pop("scrape_age_seconds")
+    assert 0 < first.pop("state_seconds_left") <= 30
     assert first == {
         "name": "default/e0",
         "server": SERVER,
         "url": "http://10.0.0.0:8000",
         "role": "both",
+        "state": "warming",
+        "failures": 0,
+        "ejections": 0,
         "in_flight": 0,
         "prefill_tokens": 0,
         "decode_tokens": 0,
@@ -128,6 +134,36 @@ def test_endpoints_say_what_is_sent_to_them_and_what_they_say_of_themselves(stat
         "prefix_hit_ratio": 0.25,
     }
     assert [second[name] for name in ("running", "waiting", "kv_usage", "scrape_age_seconds")] == [None] * 4
+
+
+def eject(fleet, name):
+    placed = next(one for one in fleet.replica.world.endpoints.values() if one.endpoint.name == name)
+    outlier = fleet.replica.world.servers[placed.endpoint.server].pool.outlier
+    for _ in range(3):
+        now = time.monotonic()
+        Health(fleet.memory).note(*msgspec.structs.astuple(placed.slot), outlier, OUTCOMES.index("failed"), now, now)
+
+
+def test_endpoints_say_whether_they_are_ejected(state, fleet):
+    eject(fleet, "default/e0")
+    first, second = sorted(state.endpoints(), key=lambda one: one["name"])
+    assert (first["state"], first["ejections"], second["state"]) == ("ejected", 1, "warming")
+    assert 9 < first["state_seconds_left"] <= 10
+    page = render(fleet.memory, 2, state.gauges())
+    ready = {
+        sample.labels["pod"]: sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "penstock_endpoint_ready"
+    }
+    assert ready == {"default/e0": 0, "default/e1": 1}
+
+
+def test_an_endpoint_whose_server_is_gone_has_no_state_but_serving(state, fleet):
+    endpoint = fleet.endpoint(0)
+    fleet.serve([], [], [endpoint])
+    (one,) = state.endpoints()
+    assert (one["state"], one["state_seconds_left"]) == ("serving", 0)
 
 
 async def test_requests_in_flight_are_seen_at_their_endpoint_and_their_worker(state, fleet):
@@ -275,6 +311,16 @@ def test_a_filtered_endpoint_says_why(tmp_path):
         "default/e1": "",
     }
     assert server["candidates"][-1]["score"] is None
+
+
+def test_an_ejected_endpoint_says_so(fleet, explain):
+    eject(fleet, "default/e1")
+    (server,) = explain()["servers"]
+    assert server["choice"] == "default/e0"
+    assert [(one["endpoint"], one["filtered"]) for one in server["candidates"]] == [
+        ("default/e0", ""),
+        ("default/e1", "ejected"),
+    ]
 
 
 def test_an_endpoint_that_nobody_scraped_is_not_filtered_for_its_neighbours(tmp_path):

@@ -22,7 +22,7 @@ from gateway import errors
 from gateway.admin.controllers_file import Told
 from gateway.admin.explain import Explainer
 from gateway.admin.state import State
-from gateway.datastore.model import Limit
+from gateway.datastore.model import Limit, Outlier, Server, Traffic
 from gateway.errors import PenstockError
 from gateway.settings import Settings, fields
 from penstock import __version__
@@ -414,7 +414,8 @@ TOLD = Told(
 def gateway(tmp_path, admin):
     """The real documents of a gateway without workers."""
     limited = route(SERVER, "default/none", adapters=("m-sql",), limits=(Limit("l", "requests", 1.0, 60.0, 2.0),))
-    fleet = Fleet(tmp_path, routes=[limited, route(model="n", name="default/q")])
+    warm = Server(SERVER, traffic=Traffic(outlier=Outlier(slow_start=0.0)))
+    fleet = Fleet(tmp_path, routes=[limited, route(model="n", name="default/q")], server=warm)
     scrape(fleet)
     state, explainer = State(Supervisor(fleet), "1.2.3", lambda: TOLD), Explainer(fleet.memory, Settings())
 
@@ -445,8 +446,8 @@ def gateway(tmp_path, admin):
         ),
         (
             "endpoints",
-            "NAME SERVER URL ROLE IN-FLIGHT RUNNING WAITING KV PREFIX-HITS SCRAPED",
-            "default/e1 default/s http://10.0.0.1:8000 both 0 - - - - -",
+            "NAME SERVER URL ROLE STATE IN-FLIGHT RUNNING WAITING KV PREFIX-HITS SCRAPED",
+            "default/e1 default/s http://10.0.0.1:8000 both serving 0 - - - - -",
         ),
         ("problems", "FILE LINE FIELD MESSAGE", "/c/a.yaml 7 spec.modelNam unknown field"),
         ("workers", "WORKER PROCESS STATE IN-FLIGHT MEMORY LOOP-LAG RESTARTS", "1 0 starting 0 0Mi 0.0ms 3"),
@@ -464,7 +465,16 @@ def test_what_is_served_is_shown_as_a_table(call, gateway, kind, columns, row):
 def test_what_an_engine_says_of_itself_is_in_the_table(call, gateway):
     out = call("get", "endpoints", "--server", gateway.address)[1]
     (line,) = [" ".join(line.split()) for line in out.splitlines() if "default/e0" in line]
-    assert line.startswith("default/e0 default/s http://10.0.0.0:8000 both 0 5 2 50% 25% ")
+    assert line.startswith("default/e0 default/s http://10.0.0.0:8000 both serving 0 5 2 50% 25% ")
+
+
+def test_an_ejected_endpoint_says_for_how_long(call, admin):
+    one = {"name": "default/e0", "server": "default/s", "url": "u", "role": "both", "in_flight": 0, "state": "ejected"}
+    one |= dict.fromkeys(("running", "waiting", "kv_usage", "prefix_hit_ratio", "scrape_age_seconds"))
+    for seconds, shown in ((9.6, "ejected 10s"), (0.0, "ejected")):
+        started = admin(lambda *_, seconds=seconds: (200, {"endpoints": [one | {"state_seconds_left": seconds}]}))
+        out = call("get", "endpoints", "--server", started.address)[1]
+        assert f"u both {shown} 0 -" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("kind", ["routes", "servers", "endpoints", "workers", "problems"])

@@ -1,0 +1,70 @@
+"""What a request's outcome says of the engine that had it, and who is told when an engine is left alone or comes back."""
+
+from __future__ import annotations
+
+import logging
+
+from _fastpath.health import EVENTS, OUTCOMES
+from gateway.errors import UpstreamError
+from gateway.exchange import Exchange
+from gateway.observability.metrics import RequestMetrics
+from gateway.scheduling.place import Placement, Placer
+
+NEUTRAL, ANSWERS, SERVED, FAILED = (OUTCOMES.index(word) for word in ("neutral", "answers", "served", "failed"))
+_EJECTED = EVENTS.index("ejected")
+_NOT_IMPLEMENTED = 501
+
+logger = logging.getLogger(__name__)
+
+
+class HealthNotes:
+    """Notes the outcomes of one worker's requests."""
+
+    def __init__(self, placer: Placer, metrics: RequestMetrics) -> None:
+        self._placer = placer
+        self._metrics = metrics
+
+    def answers(self, exchange: Exchange) -> None:
+        """The first piece of an answer is there. Only for a probe is that news: who hangs no more may serve others too."""
+        placement = exchange.placement
+        if placement is not None and placement.probe and exchange.status < 400:
+            self._note(placement, ANSWERS, exchange.sent, "")
+
+    def over(self, exchange: Exchange, placement: Placement, error: UpstreamError | None) -> None:
+        """An endpoint is done with a request. ``error`` is what it failed with before it answered."""
+        if error is not None:
+            outcome, reason = FAILED if error.is_engines_fault else NEUTRAL, error.code
+        else:
+            outcome, reason = outcome_of(exchange), exchange.error_code or f"status_{exchange.status}"
+        self._note(placement, outcome, exchange.sent, reason)
+
+    def _note(self, placement: Placement, outcome: int, sent: float, reason: str) -> None:
+        event = self._placer.note(placement, outcome, sent)
+        if event:
+            self._tell(placement, event, reason)
+
+    def _tell(self, placement: Placement, event: int, reason: str) -> None:
+        server, endpoint = placement.pool.server, placement.placed.endpoint
+        if event == _EJECTED:
+            seconds = self._placer.reading(placement)["seconds_left"]
+            logger.warning("endpoint %s of %s is ejected for %.3g s: %s", endpoint.name, server.name, seconds, reason)
+            self._metrics.ejected(server.name, reason)
+        else:
+            logger.warning("endpoint %s of %s is back", endpoint.name, server.name)
+
+
+def outcome_of(exchange: Exchange) -> int:
+    """What the end of a request that an engine answered says of the engine.
+
+    Its status is the engine's as long as nothing went wrong here or at the client. 4xx is a client's fault, and so is 501; 503 with
+    ``retry-after`` is an engine that knows that it has too much to do.
+    """
+    if exchange.client_gone:
+        return NEUTRAL
+    if exchange.error_code:
+        return FAILED if exchange.error_source == "upstream" else NEUTRAL
+    if 200 <= exchange.status < 400:
+        return SERVED
+    if exchange.status < 500 or exchange.status == _NOT_IMPLEMENTED or exchange.pushes_back:
+        return NEUTRAL
+    return FAILED
