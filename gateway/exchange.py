@@ -10,6 +10,7 @@ from typing import Any
 
 from _fastpath.scanner import Scan
 from gateway.admission.limits import Reservation
+from gateway.identity.gate import Caller
 from gateway.routing.match import Matched
 from gateway.scheduling.place import Placement
 from gateway.scheduling.pool import ServerPool
@@ -64,6 +65,10 @@ class Exchange:
         self.body: bytes = b""
         """The client's bytes, until an engine answers."""
         self.bytes_in: int = 0
+        self.caller: Caller | None = None
+        """Who asks, None where nobody is asked."""
+        self.refusal: str = ""
+        """Why a credential did not count: for the log alone."""
         self.scan: Scan | None = None
         self.matched: Matched | None = None
         self.server: ServerPool | None = None
@@ -96,6 +101,11 @@ class Exchange:
         self.chunks: int = 0
         self.bytes_out: int = 0
         self.usage: tuple[int, int, int] | None = None
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that asks, empty where nobody is asked."""
+        return self.caller.tenant if self.caller is not None else ""
 
     @property
     def is_stream(self) -> bool:

@@ -11,8 +11,8 @@ from gateway.upstream.client import Answer, UpstreamClient
 _PASSED_ON = ("accept", "traceparent", "tracestate", "user-agent")
 
 
-def upstream_headers(exchange: Exchange) -> str:
-    """The lines that an engine is told: never the client's credentials, host or hop-by-hop headers."""
+def upstream_headers(exchange: Exchange, forwards_authorization: bool = False) -> str:
+    """The lines that an engine is told: never the client's host or hop-by-hop headers, and its credentials only where that is set."""
     header = exchange.header
     lines = f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {exchange.request_id}\r\n"
     for name in _PASSED_ON:
@@ -21,6 +21,10 @@ def upstream_headers(exchange: Exchange) -> str:
             lines = f"{lines}{name}: {value}\r\n"
         elif name == "accept":
             lines += "accept: */*\r\n"
+    if forwards_authorization:
+        value = header("authorization")
+        if value and value.isascii() and value.isprintable():
+            lines = f"{lines}authorization: {value}\r\n"
     return lines
 
 
@@ -47,14 +51,14 @@ def upstream_body(exchange: Exchange) -> bytes:
     return splice(exchange.body, scan, changes)
 
 
-async def connect(exchange: Exchange, client: UpstreamClient) -> Answer:
+async def connect(exchange: Exchange, client: UpstreamClient, forwards_authorization: bool = False) -> Answer:
     """Send to the chosen endpoint and wait for its head."""
     assert exchange.placement is not None
     placed = exchange.placement.placed
     return await client.send(
         placed.endpoint,
         exchange.path,
-        upstream_headers(exchange),
+        upstream_headers(exchange, forwards_authorization),
         upstream_body(exchange),
         exchange.placement.pool.server.traffic,
     )
