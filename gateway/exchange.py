@@ -27,13 +27,15 @@ class Operation:
     prompt: str | None
     counts_in_stream: bool = False
     """Whether ``stream_options.include_usage`` makes its streams end with a count of tokens."""
+    takes_cache_salt: bool = False
+    """Whether engines keep what they cache of it apart by ``cache_salt``."""
 
 
 OPERATIONS: dict[str, Operation] = {
-    "/v1/chat/completions": Operation("chat", "messages", counts_in_stream=True),
-    "/v1/completions": Operation("text_completion", "prompt", counts_in_stream=True),
+    "/v1/chat/completions": Operation("chat", "messages", counts_in_stream=True, takes_cache_salt=True),
+    "/v1/completions": Operation("text_completion", "prompt", counts_in_stream=True, takes_cache_salt=True),
     "/v1/embeddings": Operation("embeddings", "input"),
-    "/v1/responses": Operation("responses", "input"),
+    "/v1/responses": Operation("responses", "input", takes_cache_salt=True),
     "/v1/rerank": Operation("rerank", "query"),
     "/v1/score": Operation("score", None),
     "/v1/messages": Operation("messages", "messages"),

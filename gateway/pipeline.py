@@ -93,7 +93,8 @@ class Pipeline:
         self._budget = RetryBudget()
         self._gate = parts.gate
         self._forwards_authorization = parts.settings.identity.forward_authorization
-        self._forbidden = Forbidden(parts.settings.requests.stripped_members.split())
+        salted = ["cache_salt"] if parts.settings.identity.cache_salt_file else []  # ours alone to say
+        self._forbidden = Forbidden([*parts.settings.requests.stripped_members.split(), *salted])
         self._exchanges: dict[int, Exchange] = {}
         self.draining = False
 
@@ -246,7 +247,7 @@ class Pipeline:
         assert exchange.server is not None
         assert exchange.scan is not None
         traffic = exchange.server.server.traffic
-        hashes = self._parts.placer.hash_prompt(exchange.server, exchange.body, exchange.scan)
+        hashes = self._parts.placer.hash_prompt(exchange.server, exchange.body, exchange.scan, _cache_of(exchange))
         failed: UpstreamError | None = None
         for attempt in range(max(1, traffic.attempts)):
             if failed is not None:
@@ -347,6 +348,12 @@ def _used(exchange: Exchange) -> tuple[int, int]:
     ):
         return 0, 0  # the engine refused it, or failed: it counts as a request alone
     return exchange.prompt_tokens, estimated_output(exchange)
+
+
+def _cache_of(exchange: Exchange) -> bytes:
+    """Whose cache a prompt is found in, where engines keep tenants apart: empty where all share one."""
+    caller = exchange.caller
+    return caller.cache_salt if caller is not None and exchange.operation.takes_cache_salt else b""
 
 
 def _unknown_model(model: str, world: GatewayWorld, caller: Caller | None) -> ModelNotFound:

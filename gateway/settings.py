@@ -63,6 +63,8 @@ class Identity(Struct, frozen=True, kw_only=True):
     """Tokens that one worker remembers until they expire, about 0.5 KB each; to check another takes a tenth of a millisecond."""
     public_paths: str = ""
     """Paths of the inference port that take no credential besides ``/healthz`` and ``/readyz``, by spaces."""
+    cache_salt_file: str = ""
+    """A secret (16 bytes or more) that each tenant's ``cache_salt`` is made of, so that none finds another's prompts in engines' caches."""
     forward_authorization: bool = False
     """Whether engines are told the client's ``authorization``. For engines that check it themselves."""
 

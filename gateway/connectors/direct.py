@@ -29,8 +29,8 @@ def upstream_headers(exchange: Exchange, forwards_authorization: bool = False) -
 
 
 def upstream_body(exchange: Exchange) -> bytes:
-    """The client's bytes, save for three things: the server's own model name unless an adapter was asked for, the count of tokens at
-    the end of a stream, and what no client may send.
+    """The client's bytes, save for four things: the server's own model name unless an adapter was asked for, the count of tokens at
+    the end of a stream, the tenant's salt for the engine's cache, and what no client may send.
     """
     scan, server = exchange.scan, exchange.server
     assert scan is not None and server is not None and exchange.matched is not None
@@ -46,6 +46,9 @@ def upstream_body(exchange: Exchange) -> bytes:
     ):
         changes["stream_options"] = with_usage(exchange.body, scan)
         exchange.asked_for_usage = True
+    caller = exchange.caller
+    if caller is not None and caller.cache_salt and exchange.operation.takes_cache_salt:
+        changes["cache_salt"] = caller.cache_salt
     if not changes and not scan.forbidden:
         return exchange.body
     return splice(exchange.body, scan, changes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gateway.identity.directory import parse_keys, parse_tenants
+from gateway.identity.directory import parse_keys, parse_secret, parse_tenants
 from gateway.identity.faults import FileFaults, UnusableKeys
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ def identity_faults(identity: Identity) -> Iterator[str]:
     """A line a fault."""
     yield from _file_faults("keys_file", identity.keys_file, parse_keys)
     yield from _file_faults("tenants_file", identity.tenants_file, parse_tenants)
-    if identity.tenants_file and not is_configured(identity):
-        yield (
-            "`identity.tenants_file` says what tenants may, and nobody is asked who they are: "
-            "give `identity.keys_file`, or an issuer of tokens"
-        )
+    yield from _file_faults("cache_salt_file", identity.cache_salt_file, parse_secret)
+    for name in ("tenants_file", "cache_salt_file"):
+        if getattr(identity, name) and not is_configured(identity):
+            yield (
+                f"`identity.{name}` is about tenants, and nobody is asked who they are: "
+                "give `identity.keys_file`, or an issuer of tokens"
+            )
     yield from _bound_faults(identity)
     for path in identity.public_paths.split():
         if not path.startswith("/"):

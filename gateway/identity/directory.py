@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ from gateway.identity.gate import ApiKey, Caller, Models
 
 _DIGEST_DIGITS = 64
 _LONGEST_NAME = 256
+_SHORTEST_SECRET = 16
 Entry = TypeVar("Entry", bound=Struct)
 
 
@@ -44,10 +47,14 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True):
 class Directory:
     """API keys and tenants, as the files say."""
 
-    def __init__(self, keys: list[KeyEntry], tenants: dict[str, Tenant], others: Tenant) -> None:
+    def __init__(
+        self, keys: list[KeyEntry], tenants: dict[str, Tenant], others: Tenant, salt_secret: bytes = b""
+    ) -> None:
+        """``salt_secret``: what tenants' cache salts are made of; without it they have none."""
         self._entries = keys
         self._tenants = tenants
         self._others = others
+        self._salt_secret = salt_secret
 
     @property
     def keys(self) -> list[ApiKey]:
@@ -64,7 +71,14 @@ class Directory:
         priority = tenant.priority
         if key is not None and key.priority is not None:
             priority = min(priority, key.priority)
-        return Caller(name, tuple(_models(one) for one in lists if one is not None), tenant.weight, priority)
+        models = tuple(_models(one) for one in lists if one is not None)
+        return Caller(name, models, tenant.weight, priority, self._salt(name))
+
+    def _salt(self, name: str) -> bytes:
+        """As JSON; the same at every gateway that has the secret, so that they share what engines hold."""
+        if not self._salt_secret:
+            return b""
+        return b'"%s"' % base64.urlsafe_b64encode(hmac.digest(self._salt_secret, name.encode(), "sha256"))
 
 
 def parse_keys(text: bytes) -> list[KeyEntry]:
@@ -111,6 +125,14 @@ def parse_tenants(text: bytes) -> tuple[dict[str, Tenant], Tenant]:
         raise FileFaults(faults)
     others = found.pop("")
     return found, others
+
+
+def parse_secret(text: bytes) -> bytes:
+    """The file of a secret, without white space at its ends. Raises FileFaults."""
+    secret = text.strip()
+    if len(secret) < _SHORTEST_SECRET:
+        raise FileFaults([f"holds {len(secret)} bytes: a secret must have at least {_SHORTEST_SECRET}"])
+    return secret
 
 
 def without_effect(keys: list[KeyEntry], tenants: dict[str, Tenant], others: Tenant) -> list[str]:

@@ -7,6 +7,7 @@ cdef class Caller:
     cdef readonly tuple models
     cdef readonly double weight
     cdef readonly long priority
+    cdef readonly bytes cache_salt
     cpdef bint may_use(self, str model) except -1
 
 cdef class ApiKey:

@@ -32,13 +32,24 @@ class Models:
 
 
 class Caller:
-    """Who asks: a tenant, and what it may. ``models``: lists that must all cover a model; with none of them it may use every one."""
+    """Who asks: a tenant, and what it may. ``models``: lists that must all cover a model; with none of them it may use every one.
 
-    def __init__(self, tenant: str, models: tuple[Models, ...] = (), weight: float = 1.0, priority: int = 0) -> None:
+    ``cache_salt``: what engines are told so that their caches are the tenant's own, as JSON; empty where they are shared.
+    """
+
+    def __init__(
+        self,
+        tenant: str,
+        models: tuple[Models, ...] = (),
+        weight: float = 1.0,
+        priority: int = 0,
+        cache_salt: bytes = b"",
+    ) -> None:
         self.tenant = tenant
         self.models = models
         self.weight = weight
         self.priority = priority
+        self.cache_salt = cache_salt
 
     def may_use(self, model: str) -> bool:
         """Whether it may ask for a model."""
@@ -113,15 +124,18 @@ class Gate:
         return path in self._public_paths
 
     def known(self, header: Headers) -> Caller | None:
-        """Who asks, when that is known already. Raises Unauthorized for what is no credential at all."""
-        digest = sha256(self._credential(header).encode()).digest()
+        """Who asks; None for a token that has yet to be checked. Raises Unauthorized for whatever is no token."""
+        credential = self._credential(header)
+        digest = sha256(credential.encode()).digest()
         key = self._keys.get(digest[:_FOUND_BY])
         if key is not None and hmac.compare_digest(key.digest, digest):
             return key.caller
         admitted = self._admitted.get(digest)
-        if admitted is None or self._wall() >= admitted.until:
-            return None
-        return admitted.caller
+        if admitted is not None and self._wall() < admitted.until:
+            return admitted.caller
+        if self._issuer is None or credential.count(".") != 2:
+            raise Unauthorized("unknown_api_key")
+        return None
 
     async def wait(self) -> None:
         """Until credentials can be checked: an issuer's first keys may still be on their way."""
@@ -135,14 +149,15 @@ class Gate:
         if known is not None:
             return known
         credential = self._credential(header)
-        if self._issuer is None or credential.count(".") != 2:
-            raise Unauthorized("unknown_api_key")
-        now = self._wall()
-        subject, until = self._issuer.verify(credential, now)
+        issuer = self._issuer
+        assert issuer is not None  # or there would be no token that is yet to be checked
+        subject, until = issuer.verify(credential, self._wall())
         caller = self._caller_of(subject)
+        digest = sha256(credential.encode()).digest()
+        self._admitted.pop(digest, None)
         if len(self._admitted) >= self._cached_tokens:
-            del self._admitted[next(iter(self._admitted))]  # the oldest: looked at again, it takes the place of another
-        self._admitted[sha256(credential.encode()).digest()] = Admitted(caller, until)
+            del self._admitted[next(iter(self._admitted))]  # the oldest: checked again, it takes the place of another
+        self._admitted[digest] = Admitted(caller, until)
         return caller
 
     def _credential(self, header: Headers) -> str:

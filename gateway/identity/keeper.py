@@ -12,7 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.identity.directory import Directory, KeyEntry, Tenant, parse_keys, parse_tenants, without_effect
+from gateway.identity.directory import (
+    Directory,
+    KeyEntry,
+    Tenant,
+    parse_keys,
+    parse_secret,
+    parse_tenants,
+    without_effect,
+)
 from gateway.identity.faults import FileFaults, UnusableKeys
 from gateway.identity.gate import ApiKey, Gate
 from gateway.settings import Identity
@@ -81,8 +89,10 @@ class Keeper:
     ) -> None:
         self._keys_file = WatchedFile(settings.keys_file)
         self._tenants_file = WatchedFile(settings.tenants_file)
+        self._salt_file = WatchedFile(settings.cache_salt_file)
         self._jwks_file = WatchedFile(settings.jwks_file)
         self._keys: list[KeyEntry] = []
+        self._salt_secret = b""
         self._tenants: tuple[dict[str, Tenant], Tenant] = ({}, Tenant())
         self._issuer = self._make_issuer(settings, run_directory, fetch, wall, clock, pace)
         self._fetches = bool(settings.jwks_url)
@@ -91,8 +101,7 @@ class Keeper:
         )
         if self._issuer is not None and self._fetches:
             self._issuer.restore()
-        for file in (self._keys_file, self._tenants_file):
-            file.has_changed()  # from now on
+        self._have_changed()  # from now on
         self._put(*self._read())
         if self._jwks_file.has_changed():
             self._read_jwks()
@@ -134,16 +143,21 @@ class Keeper:
     async def _look_forever(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self._keys_file.has_changed() | self._tenants_file.has_changed():
+            if self._have_changed():
                 # a thread's work: YAML of thousands of keys would hold up every request
                 self._put(*await asyncio.to_thread(self._read))
             if self._jwks_file.has_changed():
                 self._read_jwks()
 
+    def _have_changed(self) -> bool:
+        looked_at = [file.has_changed() for file in (self._keys_file, self._tenants_file, self._salt_file)]
+        return True in looked_at
+
     def _read(self) -> tuple[Directory, list[ApiKey]]:
         self._keys = self._keys_file.parsed(parse_keys, self._keys)
         self._tenants = self._tenants_file.parsed(parse_tenants, self._tenants)
-        directory = Directory(self._keys, *self._tenants)
+        self._salt_secret = self._salt_file.parsed(parse_secret, self._salt_secret)
+        directory = Directory(self._keys, *self._tenants, self._salt_secret)
         return directory, directory.keys
 
     def _put(self, directory: Directory, keys: list[ApiKey]) -> None:

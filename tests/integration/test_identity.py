@@ -38,9 +38,6 @@ def status(gateway, headers=None, **body):
 
 def each_worker(gateway, headers, wanted, seconds=15.0):
     """Wait until every worker answers with this status."""
-    connections = [gateway.connect_to(number) for number in range(2)]
-    for one in connections:
-        one.close()
 
     def all_answer():
         found = []
@@ -192,6 +189,21 @@ class TestEngines:
         assert first.header("authorization") == ("Bearer key-of-a" if forwards else None)
         assert b"key-of-a" not in second.head
         assert first.header("cookie") is None
+
+    def test_are_told_a_salt_of_the_tenant_whatever_the_client_says(self, tmp_path):
+        def script(connection, received):
+            connection.sendall(answer(200, completion()))
+
+        (tmp_path / "secret").write_text("a secret of some length\n")
+        with ScriptedEngine(script) as engine:
+            files = {"demo.yaml": config.simple("demo", [engine.port])}
+            settings = {"identity.keys_file": keys_file(tmp_path), "identity.cache_salt_file": tmp_path / "secret"}
+            with Gateway(tmp_path, files, workers=2, **settings) as gateway:
+                for name in ("key-of-a", "key-of-b", "key-of-a"):
+                    assert status(gateway, bearer(name), cache_salt="mine") == 200
+        first, second, third = (one.json["cache_salt"] for one in engine.received)
+        assert first == third
+        assert len({first, second, "mine"}) == 3
 
 
 class TestTenants:
