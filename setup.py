@@ -65,6 +65,7 @@ REQUEST_PATH = (
     "gateway/downstream/stream.py",
     "gateway/downstream/usage_event.py",
     "gateway/exchange.py",
+    "gateway/identity/gate.py",
     "gateway/intake.py",
     "gateway/observability/access_log.py",
     "gateway/observability/metrics.py",

@@ -25,10 +25,13 @@ def request_line(
     error_code: str,
     error_source: str,
     error_message: str,
+    tenant: str,
+    refusal: str,
 ) -> bytes:
     """A request that is over, as one line of JSON with its end of line.
 
     Times in seconds (the line has milliseconds), below 0 for what did not happen; so is ``match_ratio``. ``usage``: input, output
-    and cached tokens as the engine counted them; without it the two estimates stand in the line, if there are any. ASCII control
-    characters are escaped. Raises UnicodeEncodeError for half of a surrogate pair.
+    and cached tokens as the engine counted them; without it the two estimates stand in the line, if there are any. ``tenant`` and
+    ``refusal`` (why a credential did not count) are left out when they are empty. ASCII control characters are escaped. Raises
+    UnicodeEncodeError for half of a surrogate pair.
     """

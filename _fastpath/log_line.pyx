@@ -98,14 +98,16 @@ def request_line(
     str timestamp not None, str request_id not None, str path not None, int64_t status, str operation not None, str model not None,
     str route, str server, str pod, bint stream, double duration, double first_byte, double overhead, int64_t attempts,
     int64_t bytes_in, int64_t bytes_out, double match_ratio, tuple usage, int64_t prompt_tokens, int64_t output_tokens,
-    bint cancelled, str error_code not None, str error_source not None, str error_message not None,
+    bint cancelled, str error_code not None, str error_source not None, str error_message not None, str tenant not None,
+    str refusal not None,
 ):
     cdef size_t most = FIXED_BYTES
     cdef uint8_t* start
     cdef uint8_t* at
     cdef bytes line
     cdef int64_t tokens_in, tokens_out, cached
-    for text in (timestamp, request_id, path, operation, model, route, server, pod, error_code, error_source, error_message):
+    for text in (timestamp, request_id, path, operation, model, route, server, pod, error_code, error_source, error_message,
+                 tenant, refusal):
         most += _bytes_of(text)
     line = PyBytes_FromStringAndSize(NULL, most)
     start = at = <uint8_t*>PyBytes_AS_STRING(line)
@@ -140,11 +142,15 @@ def request_line(
         at = _whole(_raw(at, b',"input_tokens":', 16), prompt_tokens)
         at = _whole(_raw(at, b',"output_tokens":', 17), output_tokens)
         at = _raw(at, b',"tokens_source":"estimate"', 27)
+    if tenant:
+        at = _text(_raw(at, b',"tenant":', 10), tenant)
     if cancelled:
         at = _raw(at, b',"cancelled":true', 17)
     if error_code:
         at = _text(_raw(at, b',"error.code":', 14), error_code)
         at = _text(_raw(at, b',"error.origin":', 16), error_source)
         at = _text(_raw(at, b',"error.message":', 17), error_message)
+    if refusal:
+        at = _text(_raw(at, b',"auth.reason":', 15), refusal)
     at = _raw(at, b"}\n", 2)
     return line[:at - start]

@@ -11,6 +11,7 @@ import orjson
 from gateway import errors
 from gateway.errors import MethodNotAllowed, ModelNotFound, NotFound, PenstockError
 from gateway.exchange import OPERATIONS, Exchange, RequestIds
+from gateway.identity.gate import Caller, Gate
 from gateway.pipeline import Pipeline
 from gateway.world import GatewayWorld
 
@@ -26,11 +27,13 @@ class App:
         world: Callable[[], GatewayWorld],
         is_ready: Callable[[], tuple[bool, str]],
         clock: Callable[[], float] = time.monotonic,
+        gate: Gate | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._world = world
         self._is_ready = is_ready
         self._clock = clock
+        self._gate = gate
         self._ids = RequestIds()
         self._started = int(time.time())
 
@@ -74,7 +77,7 @@ class App:
     def _answer_directly(self, scope: Any, protocol: Any) -> None:
         code = "not_ready"
         try:
-            status, headers, body = self._look_up(scope.method, scope.path)
+            status, headers, body = self._look_up(scope.method, scope.path, scope.headers.get)
         except PenstockError as error:
             status, headers, body = error.status, errors.headers(error), errors.body(error)
             code = error.code
@@ -86,7 +89,9 @@ class App:
         except Exception:  # noqa: S110 - the client left: nobody to tell
             pass
 
-    def _look_up(self, method: str, path: str) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _look_up(
+        self, method: str, path: str, header: Callable[[str], str | None]
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
         is_read = path in ("/healthz", "/readyz", _MODELS) or path.startswith(_MODELS + "/")
         if path in OPERATIONS or is_read:
             allowed = ("GET", "HEAD") if is_read else ("POST",)
@@ -100,18 +105,26 @@ class App:
         if path == "/readyz":
             ready, reason = self._is_ready()
             return (200 if ready else 503), [("content-type", "text/plain")], reason.encode() + b"\n"
-        if path == _MODELS:
-            return self._json({"object": "list", "data": [self._model(name) for name in self._names()]})
         if is_read:
+            names = self._names(self._caller(path, header))
+            if path == _MODELS:
+                return self._json({"object": "list", "data": [self._model(name) for name in names]})
             name = path.removeprefix(_MODELS + "/")
-            if name not in self._names():
+            if name not in names:
                 raise ModelNotFound(f"The model `{name[:100]}` does not exist.", parameter="model")
             return self._json(self._model(name))
         raise NotFound(f"Unknown path `{path[:100]}`: this gateway serves {', '.join(OPERATIONS)} and {_MODELS}.")
 
-    def _names(self) -> list[str]:
+    def _caller(self, path: str, header: Callable[[str], str | None]) -> Caller | None:
+        """Who asks, None where nobody is asked. Raises Unauthorized and IdentityUnavailable."""
+        gate = self._gate
+        return None if gate is None or gate.is_public(path) else gate.identify(header)
+
+    def _names(self, caller: Caller | None) -> list[str]:
+        """The models that a caller may use."""
         world = self._world()
-        return sorted({*world.by_model, *world.by_adapter})
+        names = {*world.by_model, *world.by_adapter}
+        return sorted([name for name in names if caller is None or caller.may_use(name)])
 
     def _model(self, name: str) -> dict[str, object]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "penstock"}

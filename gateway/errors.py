@@ -49,6 +49,29 @@ class ClientError(PenstockError):
     code = "invalid_request"
 
 
+class Unauthorized(ClientError):
+    """No credential, or none that counts. The client is told that alone; ``reason`` is a word for the log."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "This gateway needs a valid credential: send `authorization: Bearer` and an API key or a token.",
+            extra_headers=(("www-authenticate", "Bearer"), ("connection", "close")),  # the body was not read
+        )
+        self.reason = reason
+
+
+class ModelNotAllowed(ClientError):
+    """The caller may not use the model, whether it exists or not."""
+
+    status = 403
+    type = "permission_error"
+    code = "model_not_allowed"
+
+
 class NotFound(ClientError):
     """Unknown path."""
 
@@ -116,6 +139,14 @@ class Overloaded(PenstockError):
 
     status = 503
     code = "overloaded"
+    retryable = True
+
+
+class IdentityUnavailable(PenstockError):
+    """Tokens cannot be checked: their issuer's keys could not be had yet, or for longer than they may be kept."""
+
+    status = 503
+    code = "identity_unavailable"
     retryable = True
 
 

@@ -1,5 +1,6 @@
 from _fastpath.scanner cimport Scan
 from gateway.admission.limits cimport Reservation
+from gateway.identity.gate cimport Caller
 from gateway.routing.match cimport Matched
 from gateway.scheduling.place cimport Placement
 from gateway.scheduling.pool cimport ServerPool
@@ -7,9 +8,10 @@ from gateway.waiting cimport Run
 
 cdef class Exchange:
     cdef public object scope, protocol, path, operation, request_id, header, done, usage
-    cdef public str error_code, error_source, error_message
+    cdef public str error_code, error_source, error_message, refusal
     cdef public bytes body
     cdef public tuple tried
+    cdef public Caller caller
     cdef public Scan scan
     cdef public Matched matched
     cdef public ServerPool server

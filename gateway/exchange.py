@@ -10,6 +10,7 @@ from typing import Any
 
 from _fastpath.scanner import Scan
 from gateway.admission.limits import Reservation
+from gateway.identity.gate import Caller
 from gateway.routing.match import Matched
 from gateway.scheduling.place import Placement
 from gateway.scheduling.pool import ServerPool
@@ -26,13 +27,15 @@ class Operation:
     prompt: str | None
     counts_in_stream: bool = False
     """Whether ``stream_options.include_usage`` makes its streams end with a count of tokens."""
+    takes_cache_salt: bool = False
+    """Whether engines keep what they cache of it apart by ``cache_salt``."""
 
 
 OPERATIONS: dict[str, Operation] = {
-    "/v1/chat/completions": Operation("chat", "messages", counts_in_stream=True),
-    "/v1/completions": Operation("text_completion", "prompt", counts_in_stream=True),
+    "/v1/chat/completions": Operation("chat", "messages", counts_in_stream=True, takes_cache_salt=True),
+    "/v1/completions": Operation("text_completion", "prompt", counts_in_stream=True, takes_cache_salt=True),
     "/v1/embeddings": Operation("embeddings", "input"),
-    "/v1/responses": Operation("responses", "input"),
+    "/v1/responses": Operation("responses", "input", takes_cache_salt=True),
     "/v1/rerank": Operation("rerank", "query"),
     "/v1/score": Operation("score", None),
     "/v1/messages": Operation("messages", "messages"),
@@ -64,6 +67,10 @@ class Exchange:
         self.body: bytes = b""
         """The client's bytes, until an engine answers."""
         self.bytes_in: int = 0
+        self.caller: Caller | None = None
+        """Who asks, None where nobody is asked."""
+        self.refusal: str = ""
+        """Why a credential did not count: for the log alone."""
         self.scan: Scan | None = None
         self.matched: Matched | None = None
         self.server: ServerPool | None = None
@@ -98,6 +105,11 @@ class Exchange:
         self.chunks: int = 0
         self.bytes_out: int = 0
         self.usage: tuple[int, int, int] | None = None
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that asks, empty where nobody is asked."""
+        return self.caller.tenant if self.caller is not None else ""
 
     @property
     def is_stream(self) -> bool:

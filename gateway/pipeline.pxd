@@ -1,6 +1,7 @@
 from gateway.admission.limits cimport RateLimiter
 from gateway.deadlines cimport Deadlines
 from gateway.exchange cimport Exchange
+from gateway.identity.gate cimport Gate
 from gateway.intake cimport BodyLedger
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.reply cimport Replier
@@ -18,6 +19,7 @@ cdef class Parts:
     cdef readonly RequestMetrics metrics
     cdef readonly object access_log
     cdef readonly Deadlines deadlines
+    cdef readonly Gate gate
 
 cdef class Pipeline:
     cdef readonly Parts _parts
@@ -25,11 +27,15 @@ cdef class Pipeline:
     cdef Replier _replier
     cdef readonly BodyLedger _bodies
     cdef object _forbidden
+    cdef Gate _gate
+    cdef bint _forwards_authorization
     cdef RetryBudget _budget
     cdef HealthNotes _health
     cdef dict _exchanges
     cdef public bint draining
     cpdef _refuse_when_draining(self)
+    cpdef bint _admit(self, Exchange exchange) except -1
+    cpdef _permit(self, Exchange exchange)
     cpdef _match(self, Exchange exchange)
     cpdef _limit(self, Exchange exchange)
     cpdef _split(self, Exchange exchange)

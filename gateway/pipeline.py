@@ -17,13 +17,16 @@ from gateway.downstream.client_socket import ClientSockets
 from gateway.errors import (
     ClientGone,
     Draining,
+    ModelNotAllowed,
     ModelNotFound,
     NoEndpoint,
     PenstockError,
     RateLimited,
+    Unauthorized,
     UpstreamError,
 )
 from gateway.exchange import Exchange
+from gateway.identity.gate import Caller, Gate
 from gateway.intake import BodyLedger, check_headers, read_body, scan_body
 from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
@@ -57,6 +60,7 @@ class Parts:
         access_log: AccessLog,
         deadlines: Deadlines,
         sockets: ClientSockets,
+        gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         random: Callable[[], float] = randomness.random,
@@ -70,6 +74,8 @@ class Parts:
         self.access_log = access_log
         self.deadlines = deadlines
         self.sockets = sockets
+        self.gate = gate
+        """Knows who asks; None where nobody is asked."""
         self.clock = clock
         self.wall = wall
         self.random = random
@@ -87,7 +93,10 @@ class Pipeline:
         self._bodies = BodyLedger(parts.settings.requests.bodies_in_flight_bytes, parts.clock)
         self._budget = RetryBudget()
         self._health = HealthNotes(parts.placer, parts.metrics)
-        self._forbidden = Forbidden(parts.settings.requests.stripped_members.split())
+        self._gate = parts.gate
+        self._forwards_authorization = parts.settings.identity.forward_authorization
+        salted = ["cache_salt"] if parts.settings.identity.cache_salt_file else []  # ours alone to say
+        self._forbidden = Forbidden([*parts.settings.requests.stripped_members.split(), *salted])
         self._exchanges: dict[int, Exchange] = {}
         self.draining = False
 
@@ -119,6 +128,8 @@ class Pipeline:
     async def _handle(self, exchange: Exchange) -> None:
         try:
             check_headers(exchange, self._requests)
+            if self._gate is not None and not self._admit(exchange):  # before the body: a stranger's is not read
+                await self._identify(exchange)
             await read_body(exchange, self._requests, self._bodies)
             await self.serve(exchange)
         except PenstockError as error:
@@ -138,6 +149,7 @@ class Pipeline:
         """The life of a request. Each step notes what it found in the exchange, or raises."""
         self._refuse_when_draining()
         scan_body(exchange, self._parts.settings, self._forbidden)  # what the body says; every later step reads it
+        self._permit(exchange)  # before routes are looked at: a stranger to a model shall not learn whether it exists
         self._match(exchange)  # before limits, which are a route's
         self._limit(exchange)  # before a server is chosen: a refused request must not disturb the split
         self._split(exchange)
@@ -175,20 +187,49 @@ class Pipeline:
         if self.draining:
             raise Draining("This gateway is shutting down.", retry_after=1.0, extra_headers=(("connection", "close"),))
 
+    def _admit(self, exchange: Exchange) -> bool:
+        """Whether it is clear who asks, or nobody need be asked. Raises Unauthorized."""
+        gate = self._gate
+        assert gate is not None
+        if gate.is_public(exchange.path):
+            return True
+        try:
+            exchange.caller = gate.known(exchange.header)
+        except Unauthorized as refused:
+            exchange.refusal = refused.reason
+            raise
+        return exchange.caller is not None
+
+    async def _identify(self, exchange: Exchange) -> None:
+        """A credential that is seen for the first time. Raises Unauthorized and IdentityUnavailable."""
+        gate = self._gate
+        assert gate is not None
+        await gate.wait()
+        try:
+            exchange.caller = gate.identify(exchange.header)
+        except Unauthorized as refused:
+            exchange.refusal = refused.reason
+            raise
+
+    def _permit(self, exchange: Exchange) -> None:
+        caller = exchange.caller
+        if caller is not None and not caller.may_use(exchange.model):
+            raise ModelNotAllowed(f"You may not use the model `{exchange.model[:100]}`.", parameter="model")
+
     def _match(self, exchange: Exchange) -> None:
         world = self._parts.world()
         if world.epoch == 0:
             raise NoEndpoint("This gateway has not been told yet what it serves.", retry_after=1.0)
         exchange.matched = match(world, exchange.model, exchange.path, exchange.header)
         if exchange.matched is None:
-            raise _unknown_model(exchange.model, world)
+            raise _unknown_model(exchange.model, world, exchange.caller)
 
     def _limit(self, exchange: Exchange) -> None:
         assert exchange.matched is not None
         route = exchange.matched.route.route
         try:
             exchange.reservation = self._parts.limiter.reserve(
-                route, exchange.header, "", exchange.prompt_tokens, exchange.output_tokens
+                route, exchange.header, exchange.tenant, exchange.prompt_tokens, exchange.output_tokens
             )
         except RateLimited as refused:
             self._parts.metrics.limited(route.name, refused.limit)
@@ -208,7 +249,7 @@ class Pipeline:
         assert exchange.server is not None
         assert exchange.scan is not None
         traffic = exchange.server.server.traffic
-        hashes = self._parts.placer.hash_prompt(exchange.server, exchange.body, exchange.scan)
+        hashes = self._parts.placer.hash_prompt(exchange.server, exchange.body, exchange.scan, _cache_of(exchange))
         session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
         failed: UpstreamError | None = None
         for attempt in range(max(1, traffic.attempts)):
@@ -234,7 +275,7 @@ class Pipeline:
             exchange.scheduling = exchange.sent - begun
             self._budget.under_way += attempt > 0
             try:
-                return await direct.connect(exchange, self._parts.client)
+                return await direct.connect(exchange, self._parts.client, self._forwards_authorization)
             except UpstreamError as error:
                 self._release(exchange, error)
                 if not error.retryable:
@@ -317,8 +358,14 @@ def _used(exchange: Exchange) -> tuple[int, int]:
     return exchange.prompt_tokens, estimated_output(exchange)
 
 
-def _unknown_model(model: str, world: GatewayWorld) -> ModelNotFound:
-    known = [*world.by_model, *world.by_adapter]
+def _cache_of(exchange: Exchange) -> bytes:
+    """Whose cache a prompt is found in, where engines keep tenants apart: empty where all share one."""
+    caller = exchange.caller
+    return caller.cache_salt if caller is not None and exchange.operation.takes_cache_salt else b""
+
+
+def _unknown_model(model: str, world: GatewayWorld, caller: Caller | None) -> ModelNotFound:
+    known = [name for name in (*world.by_model, *world.by_adapter) if caller is None or caller.may_use(name)]
     if model in world.by_model or model in world.by_adapter:
         return ModelNotFound(
             f"No rule of the routes for model `{model[:100]}` matches this request.", parameter="model"

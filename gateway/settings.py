@@ -21,6 +21,7 @@ import yaml
 from msgspec import Struct
 
 from _fastpath.scanner import Forbidden
+from gateway.identity.check import identity_faults, is_configured
 
 PREFIX = "PENSTOCK_"
 _SIZES = {"prefix_bytes": (192, 1 << 40), "counter_series": (64, 1 << 24), "counter_cells": (1024, 1 << 24)}
@@ -35,6 +36,37 @@ class SettingsError(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """Who may ask. With neither API keys nor an issuer of tokens, whoever reaches the inference port may."""
+
+    keys_file: str = ""
+    """YAML file of API keys, by their SHA-256 (docs/identity.md); read again when it changes."""
+    tenants_file: str = ""
+    """YAML file of tenants and what they may; read again when it changes. Without it every tenant may use every model."""
+    jwks_url: str = ""
+    """Where the issuer's public keys are (``https``, or ``http`` on loopback); fetched in the background, the last good ones kept a day."""
+    jwks_file: str = ""
+    """The same as a file, read again when it changes, instead of ``jwks_url``."""
+    jwt_issuer: str = ""
+    """What a token's ``iss`` must be, letter by letter."""
+    jwt_audiences: str = ""
+    """Of these, by spaces, a token's ``aud`` must name one."""
+    jwt_algorithms: str = "RS256 PS256 ES256 ES384 ES512 EdDSA Ed25519"
+    """What tokens may be signed with, by spaces. A key takes those of its type, curve and own ``alg``; none is a shared secret."""
+    jwt_leeway_seconds: float = 30.0
+    """How far the issuer's clock may be from ours, 60 at most."""
+    token_bytes: int = 8192
+    """Longest credential that is looked at."""
+    cached_tokens: int = 10_000
+    """Tokens that one worker remembers until they expire, about 0.5 KB each; to check another takes a tenth of a millisecond."""
+    public_paths: str = ""
+    """Paths of the inference port that take no credential besides ``/healthz`` and ``/readyz``, by spaces."""
+    cache_salt_file: str = ""
+    """A secret (16 bytes or more) that each tenant's ``cache_salt`` is made of, so that none finds another's prompts in engines' caches."""
+    forward_authorization: bool = False
+    """Whether engines are told the client's ``authorization``. For engines that check it themselves."""
 
 
 class SharedMemory(Struct, frozen=True, kw_only=True):
@@ -88,7 +120,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """All settings of the gateway."""
 
     host: str = "127.0.0.1"
-    """Address of the inference port. Beyond loopback it needs ``insecure_no_auth`` as long as no identity is configured."""
+    """Address of the inference port. Beyond loopback it needs ``identity.keys_file`` or an issuer of tokens, or ``insecure_no_auth``."""
     port: int = 8080
     """Inference port; 0 takes a free one."""
     admin_host: str = "127.0.0.1"
@@ -119,6 +151,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Taken for a request that names no limit, until more is learned."""
     requests: Requests = Requests()
     streams: Streams = Streams()
+    identity: Identity = Identity()
     shared_memory: SharedMemory = SharedMemory()
 
 
@@ -274,13 +307,8 @@ def _faults(settings: Settings) -> list[str]:
             faults.append(f"`{name}` must not be negative, not {value}")
         elif not value < math.inf:
             faults.append(f"`{name}` must be a finite number, not {value}")
-    for name in ("host", "admin_host"):
-        host = getattr(settings, name)
-        if not is_loopback(host) and not settings.insecure_no_auth:
-            faults.append(
-                f"`{name}` is {host}, beyond loopback, and no identity is configured: anyone who reaches it could use the "
-                "engines. Bind 127.0.0.1, or say --insecure-no-auth"
-            )
+    faults += _faults_of_binding(settings)
+    faults += identity_faults(settings.identity)
     try:
         Forbidden(settings.requests.stripped_members.split())
     except ValueError as error:
@@ -288,6 +316,21 @@ def _faults(settings: Settings) -> list[str]:
     if settings.upstream_ca_file:
         faults += _faults_of_authorities(settings.upstream_ca_file)
     return faults
+
+
+def _faults_of_binding(settings: Settings) -> Iterator[str]:
+    if settings.insecure_no_auth:
+        return
+    if not is_loopback(settings.host) and not is_configured(settings.identity):
+        yield (
+            f"`host` is {settings.host}, beyond loopback, and no identity is configured: anyone who reaches it could use the "
+            "engines. Give API keys with `identity.keys_file`, bind 127.0.0.1, or say --insecure-no-auth"
+        )
+    if not is_loopback(settings.admin_host):
+        yield (
+            f"`admin_host` is {settings.admin_host}, beyond loopback, and the admin port asks nobody who they are: anyone who "
+            "reaches it could read of every request. Bind 127.0.0.1, or say --insecure-no-auth"
+        )
 
 
 def _faults_of_authorities(file: str) -> list[str]:

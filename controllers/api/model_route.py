@@ -62,7 +62,7 @@ class Rule(Strict, frozen=True):
 
 
 class LimitKey(Strict, frozen=True):
-    """What a limit counts separately."""
+    """What a limit counts separately. All clients are one tenant where the gateway asks nobody who they are."""
 
     type: Literal["route", "tenant", "header"] = "route"
     header: str = ""
@@ -156,10 +156,6 @@ class ModelRoute(Struct, frozen=True, rename="camel", omit_defaults=True, forbid
             yield Fault("spec.rateLimit.global.redis", f"{NOT_DONE}: each gateway keeps the limit by itself")
         if limit.on_store_failure != "local":
             yield Fault("spec.rateLimit.onStoreFailure", NOT_DONE)
-        for position, one in enumerate(limit.limits):
-            if one.key.type == "tenant":
-                path = f"spec.rateLimit.limits[{position}].key.type"
-                yield Fault(path, f"{NOT_DONE}: there are no identities, all clients share one bucket")
 
 
 def _rule_faults(rule: Rule, path: str) -> Iterator[Fault]:

@@ -11,8 +11,8 @@ from gateway.upstream.client import Answer, UpstreamClient
 _PASSED_ON = ("accept", "traceparent", "tracestate", "user-agent")
 
 
-def upstream_headers(exchange: Exchange) -> str:
-    """The lines that an engine is told: never the client's credentials, host or hop-by-hop headers."""
+def upstream_headers(exchange: Exchange, forwards_authorization: bool = False) -> str:
+    """The lines that an engine is told: never the client's host or hop-by-hop headers, and its credentials only where that is set."""
     header = exchange.header
     lines = f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {exchange.request_id}\r\n"
     for name in _PASSED_ON:
@@ -21,12 +21,16 @@ def upstream_headers(exchange: Exchange) -> str:
             lines = f"{lines}{name}: {value}\r\n"
         elif name == "accept":
             lines += "accept: */*\r\n"
+    if forwards_authorization:
+        value = header("authorization")
+        if value and value.isascii() and value.isprintable():
+            lines = f"{lines}authorization: {value}\r\n"
     return lines
 
 
 def upstream_body(exchange: Exchange) -> bytes:
-    """The client's bytes, save for three things: the server's own model name unless an adapter was asked for, the count of tokens at
-    the end of a stream, and what no client may send.
+    """The client's bytes, save for four things: the server's own model name unless an adapter was asked for, the count of tokens at
+    the end of a stream, the tenant's salt for the engine's cache, and what no client may send.
     """
     scan, server = exchange.scan, exchange.server
     assert scan is not None and server is not None and exchange.matched is not None
@@ -42,19 +46,22 @@ def upstream_body(exchange: Exchange) -> bytes:
     ):
         changes["stream_options"] = with_usage(exchange.body, scan)
         exchange.asked_for_usage = True
+    caller = exchange.caller
+    if caller is not None and caller.cache_salt and exchange.operation.takes_cache_salt:
+        changes["cache_salt"] = caller.cache_salt
     if not changes and not scan.forbidden:
         return exchange.body
     return splice(exchange.body, scan, changes)
 
 
-async def connect(exchange: Exchange, client: UpstreamClient) -> Answer:
+async def connect(exchange: Exchange, client: UpstreamClient, forwards_authorization: bool = False) -> Answer:
     """Send to the chosen endpoint and wait for its head."""
     assert exchange.placement is not None
     placed = exchange.placement.placed
     return await client.send(
         placed.endpoint,
         exchange.path,
-        upstream_headers(exchange),
+        upstream_headers(exchange, forwards_authorization),
         upstream_body(exchange),
         exchange.placement.pool.server.traffic,
     )

@@ -118,6 +118,8 @@ def line(exchange: Exchange, now: float, wall: float, stamps: Timestamps) -> byt
         exchange.error_code,
         exchange.error_source,
         _shown(exchange.error_message),
+        exchange.tenant,
+        exchange.refusal,
     )
 
 

@@ -61,9 +61,9 @@ class Placer:
         self._hashers = Hashers(memory)
         self._clock = clock
 
-    def hash_prompt(self, server: ServerPool, body: bytes, found: Scan) -> BlockHashes | None:
+    def hash_prompt(self, server: ServerPool, body: bytes, found: Scan, salt: bytes = b"") -> BlockHashes | None:
         """The hashes that a server matches prompts by; computed once a request, however often it is placed."""
-        return self._hashers.prompt(body, found, server.server.prefix_cache)
+        return self._hashers.prompt(body, found, server.server.prefix_cache, salt)
 
     def place(
         self,
@@ -132,15 +132,15 @@ class Hashers:
         self._key = memory.hash_key
         self._by_size: dict[int, Hasher] = {}
 
-    def prompt(self, body: bytes, found: Scan, cache: PrefixCache) -> BlockHashes | None:
-        """Hashes of the prompt as it stands in the body; model and tools are part of every hash."""
+    def prompt(self, body: bytes, found: Scan, cache: PrefixCache, salt: bytes = b"") -> BlockHashes | None:
+        """Hashes of the prompt as it stands in the body; model, tools and salt are part of every hash."""
         if cache.mode == "off" or found.prompt_end == 0:
             return None
         hasher = self._by_size.get(cache.block_size)
         if hasher is None:
             hasher = self._by_size[cache.block_size] = Hasher(self._key, cache.block_size)
         tools = found.span("tools")
-        seed = hasher.seed(found.model or "", body[tools[0] : tools[1]] if tools is not None else b"")
+        seed = hasher.seed(found.model or "", body[tools[0] : tools[1]] if tools is not None else b"", salt)
         return hasher.hash_text(body, found.prompt_start, found.prompt_end, seed)
 
 

@@ -31,6 +31,8 @@ from gateway.datastore.subscriber import Subscriber
 from gateway.deadlines import Deadlines
 from gateway.downstream.client_socket import ClientSockets
 from gateway.downstream.half_closed import half_closed_clients
+from gateway.identity.check import is_configured
+from gateway.identity.keeper import Keeper
 from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.pipeline import Parts, Pipeline
@@ -76,6 +78,8 @@ class Worker:
         self._access_log = AccessLog(enabled=settings.access_log)
         self._deadlines = Deadlines()
         self._client = UpstreamClient(self._deadlines, authorities=settings.upstream_ca_file)
+        self._keeper = _keeper(settings, Path(orders.run_directory))
+        gate = self._keeper.gate if self._keeper is not None else None
         self._subscriber = Subscriber(self._replica, Path(orders.run_directory), self._note_snapshot)
         self._pipeline = Pipeline(
             Parts(
@@ -88,9 +92,10 @@ class Worker:
                 access_log=self._access_log,
                 deadlines=self._deadlines,
                 sockets=ClientSockets(),
+                gate=gate,
             )
         )
-        app = App(self._pipeline, lambda: self._replica.world, self._readiness)
+        app = App(self._pipeline, lambda: self._replica.world, self._readiness, gate=gate)
         self._server = InheritedSocketServer(app, orders.listener, settings)
         self._term = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -104,6 +109,8 @@ class Worker:
         self._fault_on_disk = disk.restore_if_possible(self._replica, Path(self._orders.run_directory))
         self._note_snapshot()
         core = [loop.create_task(one) for one in (self._subscriber.run(), self._beat())]
+        if self._keeper is not None:
+            core.append(loop.create_task(self._keeper.run()))
         tasks = [*core, loop.create_task(self._look_for_left())]
         serving = loop.create_task(self._server.serve_directly())
         loop.call_later(_THREADS_STARTED_SECONDS, yield_to_loop)
@@ -190,6 +197,15 @@ class Worker:
         if self._replica.world.epoch == 0:
             return False, "no snapshot yet: start `penstock controllers`, or give `penstock run` a folder"
         return True, "ready"
+
+
+def _keeper(settings: Settings, run_directory: Path) -> Keeper | None:
+    if not is_configured(settings.identity):
+        return None
+    # a client of HTTP that nobody asked for shall take no memory
+    from gateway.identity.fetching import fetch  # noqa: PLC0415
+
+    return Keeper(settings.identity, run_directory, fetch, time.time, time.monotonic)
 
 
 def die_with_parent(parent: int) -> None:

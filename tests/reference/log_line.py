@@ -8,6 +8,7 @@ import json
 def request_line(
     timestamp, request_id, path, status, operation, model, route, server, pod, stream, duration, first_byte, overhead, attempts,
     bytes_in, bytes_out, match_ratio, usage, prompt_tokens, output_tokens, cancelled, error_code, error_source, error_message,
+    tenant, refusal,
 ):  # fmt: skip
     """The same members in the same order, with the same values."""
     line = {
@@ -38,10 +39,14 @@ def request_line(
         line["tokens_source"] = "engine"
     elif prompt_tokens > 0:
         line["input_tokens"], line["output_tokens"], line["tokens_source"] = prompt_tokens, output_tokens, "estimate"
+    if tenant:
+        line["tenant"] = tenant
     if cancelled:
         line["cancelled"] = True
     if error_code:
         line["error.code"], line["error.origin"], line["error.message"] = error_code, error_source, error_message
+    if refusal:
+        line["auth.reason"] = refusal
     return json.dumps(line).encode() + b"\n"
 
 

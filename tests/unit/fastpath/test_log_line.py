@@ -8,9 +8,10 @@ from _fastpath.log_line import request_line
 
 LINE = (
     "2023-11-14T22:13:20.000+00:00", "req_1", "/v1/completions", 200, "text_completion", "m", "d/r", "d/s", "d/p", True,
-    1.5, 0.25, 0.0004, 1, 100, 200, 0.5, (9, 4, 3), 7, 8, False, "", "", "",
+    1.5, 0.25, 0.0004, 1, 100, 200, 0.5, (9, 4, 3), 7, 8, False, "", "", "", "", "",
 )  # fmt: skip
-PLACES = {"status": 3, "route": 6, "duration": 10, "first": 11, "overhead": 12, "ratio": 16, "usage": 17, "prompt": 18}
+PLACES = {"status": 3, "route": 6, "duration": 10, "first": 11, "overhead": 12, "ratio": 16, "usage": 17, "prompt": 18, "tenant": 24,
+          "refusal": 25}  # fmt: skip
 
 
 def line(**changes):
@@ -34,6 +35,12 @@ def test_what_did_not_happen_is_null_or_left_out():
     found = json.loads(line(first=-1.0, overhead=-1.0, ratio=-1.0, usage=None, prompt=0, route=None))
     assert (found["ttft_ms"], found["overhead_ms"], found["model_route"]) == (None, None, None)
     assert not {"prefix_match_ratio", "input_tokens", "tokens_source"} & set(found)
+
+
+def test_who_asked_and_why_a_credential_did_not_count():
+    found = json.loads(line(tenant='team "a"', refusal="expired"))
+    assert (found["tenant"], found["auth.reason"]) == ('team "a"', "expired")
+    assert not {"tenant", "auth.reason"} & set(json.loads(line()))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])

@@ -54,7 +54,7 @@ def route(*targets, name="default/r", model="m", **more):
 class Fleet:
     """Two endpoints behind one server and one route, unless said otherwise."""
 
-    def __init__(self, directory, *, settings=None, routes=None, server=None, endpoints=2, **sizes):
+    def __init__(self, directory, *, settings=None, routes=None, server=None, endpoints=2, gate=None, **sizes):
         sizes = {"workers": 2, "slots": 64, "buckets": 16, "journal_records": 16, "prefix_bytes": 1 << 16, **sizes}
         self.memory = SharedMemory.create(str(directory / "memory"), **sizes)
         self.replica = Replica(GatewayCompiler(self.memory, 0))
@@ -74,6 +74,7 @@ class Fleet:
                 access_log=self.log,
                 deadlines=Deadlines(),
                 sockets=ClientSockets(),
+                gate=gate,
             )
         )
         self.sequence = 0

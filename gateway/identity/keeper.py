@@ -1,0 +1,174 @@
+"""What stands behind the gate in one worker: reads its files when they change, and keeps the issuer's keys.
+
+A file that is wrong or gone while the gateway runs is logged, and what stood before goes on to count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from gateway.identity.directory import (
+    Directory,
+    KeyEntry,
+    Tenant,
+    parse_keys,
+    parse_secret,
+    parse_tenants,
+    without_effect,
+)
+from gateway.identity.faults import FileFaults, UnusableKeys
+from gateway.identity.gate import ApiKey, Gate
+from gateway.settings import Identity
+
+if TYPE_CHECKING:
+    from gateway.identity.issuer_keys import Fetcher, IssuerKeys, Pace
+
+LOOK_SECONDS = 1.0
+"""Between two looks at the files."""
+SAVED_FILE = "jwks.json"
+"""In the run directory: the issuer's last good keys, which are public."""
+Parsed = TypeVar("Parsed")
+
+logger = logging.getLogger(__name__)
+
+
+class WatchedFile:
+    """A file that is read again when it is another: written over, replaced, gone, or a link that leads elsewhere."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._seen: tuple[int, ...] | None = None
+
+    def has_changed(self) -> bool:
+        """Whether it is another than at the last call; never without a path."""
+        if not self.path:
+            return False
+        try:
+            status = os.stat(self.path)  # noqa: PTH116 - once a second, without an object more
+            seen: tuple[int, ...] = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
+        except OSError:
+            seen = ()
+        changed, self._seen = seen != self._seen, seen
+        return changed
+
+    def read(self) -> bytes:
+        """What it holds. Raises OSError."""
+        return Path(self.path).read_bytes()
+
+    def parsed(self, parse: Callable[[bytes], Parsed], before: Parsed) -> Parsed:
+        """What it says now; what it said before when it cannot be used, which is logged."""
+        if not self.path:
+            return before
+        try:
+            return parse(self.read())
+        except OSError as error:
+            faults = [error.strerror or str(error)]
+        except FileFaults as error:
+            faults = error.faults
+        for fault in faults:
+            logger.warning("%s: %s; what it said before goes on to count", self.path, fault)
+        return before
+
+
+class Keeper:
+    """The gate of one worker, and the tasks beside it."""
+
+    def __init__(
+        self,
+        settings: Identity,
+        run_directory: Path,
+        fetch: Fetcher,
+        wall: Callable[[], float],
+        clock: Callable[[], float],
+        pace: Pace | None = None,
+    ) -> None:
+        self._keys_file = WatchedFile(settings.keys_file)
+        self._tenants_file = WatchedFile(settings.tenants_file)
+        self._salt_file = WatchedFile(settings.cache_salt_file)
+        self._jwks_file = WatchedFile(settings.jwks_file)
+        self._keys: list[KeyEntry] = []
+        self._salt_secret = b""
+        self._tenants: tuple[dict[str, Tenant], Tenant] = ({}, Tenant())
+        self._issuer = self._make_issuer(settings, run_directory, fetch, wall, clock, pace)
+        self._fetches = bool(settings.jwks_url)
+        self.gate = Gate(
+            self._issuer, frozenset(settings.public_paths.split()), settings.token_bytes, settings.cached_tokens, wall
+        )
+        if self._issuer is not None and self._fetches:
+            self._issuer.restore()
+        self._have_changed()  # from now on
+        self._put(*self._read())
+        if self._jwks_file.has_changed():
+            self._read_jwks()
+
+    def _make_issuer(
+        self,
+        settings: Identity,
+        run_directory: Path,
+        fetch: Fetcher,
+        wall: Callable[[], float],
+        clock: Callable[[], float],
+        pace: Pace | None,
+    ) -> IssuerKeys | None:
+        if not (settings.jwks_url or settings.jwks_file):
+            return None
+        # the library is an extra: API keys do without it
+        from gateway.identity.issuer_keys import IssuerKeys  # noqa: PLC0415
+        from gateway.identity.key_set import TokenRules  # noqa: PLC0415
+
+        return IssuerKeys(
+            rules=TokenRules(settings.jwt_issuer, settings.jwt_audiences.split(), settings.jwt_leeway_seconds),
+            algorithms=settings.jwt_algorithms.split(),
+            address=settings.jwks_url,
+            fetch=fetch,
+            saved=run_directory / SAVED_FILE,
+            changed=lambda: self.gate.forget(),
+            wall=wall,
+            clock=clock,
+            pace=pace,
+        )
+
+    async def run(self) -> None:
+        """Keep everything up to date."""
+        tasks = [self._look_forever()]
+        if self._issuer is not None and self._fetches:
+            tasks.append(self._issuer.run())
+        await asyncio.gather(*tasks)
+
+    async def _look_forever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._have_changed():
+                # a thread's work: YAML of thousands of keys would hold up every request
+                self._put(*await asyncio.to_thread(self._read))
+            if self._jwks_file.has_changed():
+                self._read_jwks()
+
+    def _have_changed(self) -> bool:
+        looked_at = [file.has_changed() for file in (self._keys_file, self._tenants_file, self._salt_file)]
+        return True in looked_at
+
+    def _read(self) -> tuple[Directory, list[ApiKey]]:
+        self._keys = self._keys_file.parsed(parse_keys, self._keys)
+        self._tenants = self._tenants_file.parsed(parse_tenants, self._tenants)
+        self._salt_secret = self._salt_file.parsed(parse_secret, self._salt_secret)
+        directory = Directory(self._keys, *self._tenants, self._salt_secret)
+        return directory, directory.keys
+
+    def _put(self, directory: Directory, keys: list[ApiKey]) -> None:
+        self.gate.replace(keys, directory.caller_of)
+        for field in without_effect(self._keys, *self._tenants):
+            logger.warning("`%s` of tenants and keys has no effect yet: requests are not queued", field)
+
+    def _read_jwks(self) -> None:
+        assert self._issuer is not None
+        try:
+            self._issuer.take(self._jwks_file.read())
+        except (OSError, UnusableKeys) as error:
+            fault = getattr(error, "strerror", None) or error
+            logger.warning("%s: %s; the keys of before go on to count", self._jwks_file.path, fault)
