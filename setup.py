@@ -62,6 +62,7 @@ REQUEST_PATH = (
     "gateway/app.py",
     "gateway/connectors/direct.py",
     "gateway/deadlines.py",
+    "gateway/dispatch.py",
     "gateway/downstream/stream.py",
     "gateway/downstream/usage_event.py",
     "gateway/exchange.py",

@@ -99,7 +99,7 @@ def request_line(
     str route, str server, str pod, bint stream, double duration, double first_byte, double overhead, int64_t attempts,
     int64_t bytes_in, int64_t bytes_out, double match_ratio, tuple usage, int64_t prompt_tokens, int64_t output_tokens,
     bint cancelled, str error_code not None, str error_source not None, str error_message not None, str tenant not None,
-    str refusal not None,
+    str refusal not None, double waited,
 ):
     cdef size_t most = FIXED_BYTES
     cdef uint8_t* start
@@ -127,6 +127,8 @@ def request_line(
     at = _thousandths(at, first_byte * 1000) if first_byte >= 0 else _raw(at, b"null", 4)
     at = _raw(at, b',"overhead_ms":', 15)
     at = _thousandths(at, overhead * 1000) if overhead >= 0 else _raw(at, b"null", 4)
+    if waited > 0:
+        at = _thousandths(_raw(at, b',"queue_ms":', 12), waited * 1000)
     at = _whole(_raw(at, b',"upstream_attempts":', 21), attempts)
     at = _whole(_raw(at, b',"bytes_in":', 12), bytes_in)
     at = _whole(_raw(at, b',"bytes_out":', 13), bytes_out)

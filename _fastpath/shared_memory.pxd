@@ -44,7 +44,8 @@ cdef struct WorkerRow:
     uint64_t in_flight            # requests it holds, streams too
     uint64_t resident             # bytes
     uint64_t loop_lag             # nanoseconds, worst of the last second
-    uint64_t reserved[6]
+    uint64_t waiting              # requests that wait for an endpoint with room
+    uint64_t reserved[5]
 
 cdef class SharedMemory:
     cdef object _mapping

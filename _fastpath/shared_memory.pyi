@@ -33,6 +33,8 @@ class WorkerRow(TypedDict):
     """Bytes of memory."""
     loop_lag: int
     """Nanoseconds that its event loop was late at worst, in the last second."""
+    waiting: int
+    """Requests that wait for an endpoint with room."""
 
 @final
 class SharedMemory:
@@ -84,7 +86,7 @@ class SharedMemory:
     def release_row(self, index: int) -> None:
         """Nobody owns the row any more."""
 
-    def beat(self, index: int, now: int, in_flight: int, resident: int, loop_lag: int) -> None:
+    def beat(self, index: int, now: int, in_flight: int, resident: int, loop_lag: int, waiting: int = 0) -> None:
         """Say that the owner's loop turns; ``now`` and ``loop_lag`` in nanoseconds, ``resident`` in bytes."""
 
     def set_state(self, index: int, state: int) -> None:

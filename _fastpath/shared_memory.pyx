@@ -178,11 +178,13 @@ cdef class SharedMemory:
         atomic_store_u64(&row.state, 0)
         atomic_store_u64(&row.in_flight, 0)
 
-    def beat(self, uint64_t index, uint64_t now, uint64_t in_flight, uint64_t resident, uint64_t loop_lag):
+    def beat(self, uint64_t index, uint64_t now, uint64_t in_flight, uint64_t resident, uint64_t loop_lag,
+             uint64_t waiting=0):
         cdef WorkerRow* row = self.row(index)
         atomic_store_u64(&row.in_flight, in_flight)
         atomic_store_u64(&row.resident, resident)
         atomic_store_u64(&row.loop_lag, loop_lag)
+        atomic_store_u64(&row.waiting, waiting)
         atomic_store_u64(&row.heartbeat, now)
 
     def set_state(self, uint64_t index, uint64_t state):
@@ -209,4 +211,5 @@ cdef class SharedMemory:
             "in_flight": atomic_load_u64(&row.in_flight),
             "resident": atomic_load_u64(&row.resident),
             "loop_lag": atomic_load_u64(&row.loop_lag),
+            "waiting": atomic_load_u64(&row.waiting),
         }

@@ -1,3 +1,4 @@
+from _fastpath.hashing cimport BlockHashes
 from _fastpath.scanner cimport Scan
 from gateway.admission.limits cimport Reservation
 from gateway.identity.gate cimport Caller
@@ -18,8 +19,10 @@ cdef class Exchange:
     cdef public Reservation reservation
     cdef public Placement placement
     cdef public Run run
+    cdef public BlockHashes hashes
+    cdef public unsigned long long session
     cdef public bint asked_for_usage, pushes_back, is_released, client_gone, responded
-    cdef public double started, deadline, scheduling, sent, first_byte, last_byte
+    cdef public double started, deadline, waited, scheduling, sent, first_byte, last_byte
     cdef public long long bytes_in, prompt_tokens, output_tokens, status, chunks, bytes_out
 
 cdef class RequestIds:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from _fastpath.hashing import BlockHashes
 from _fastpath.scanner import Scan
 from gateway.admission.limits import Reservation
 from gateway.identity.gate import Caller
@@ -97,6 +98,12 @@ class Exchange:
         """The engine answered that it has too much to do: no fault of its own."""
         self.client_gone: bool = False
         self.responded: bool = False
+        self.hashes: BlockHashes | None = None
+        """Of its prompt, as its server matches prompts."""
+        self.session: int = 0
+        """What stands for its conversation, 0 for none."""
+        self.waited: float = 0.0
+        """Seconds that it waited for an endpoint with room."""
         self.scheduling: float = 0.0
         """Seconds that the choice of its endpoint took."""
         self.sent: float = 0.0

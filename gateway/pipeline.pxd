@@ -1,13 +1,12 @@
 from gateway.admission.limits cimport RateLimiter
 from gateway.deadlines cimport Deadlines
+from gateway.dispatch cimport Dispatcher
 from gateway.exchange cimport Exchange
 from gateway.identity.gate cimport Gate
 from gateway.intake cimport BodyLedger
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.reply cimport Replier
-from gateway.scheduling.health cimport HealthNotes
 from gateway.scheduling.place cimport Placer
-from gateway.upstream.retry cimport RetryBudget
 from gateway.waiting cimport Run
 
 cdef class Parts:
@@ -16,6 +15,7 @@ cdef class Parts:
     cdef readonly RateLimiter limiter
     cdef readonly Placer placer
     cdef readonly object client
+    cdef readonly object room
     cdef readonly RequestMetrics metrics
     cdef readonly object access_log
     cdef readonly Deadlines deadlines
@@ -24,13 +24,11 @@ cdef class Parts:
 cdef class Pipeline:
     cdef readonly Parts _parts
     cdef object _requests
+    cdef Dispatcher _dispatcher
     cdef Replier _replier
     cdef readonly BodyLedger _bodies
     cdef object _forbidden
     cdef Gate _gate
-    cdef bint _forwards_authorization
-    cdef RetryBudget _budget
-    cdef HealthNotes _health
     cdef dict _exchanges
     cdef public bint draining
     cpdef _refuse_when_draining(self)
@@ -39,6 +37,5 @@ cdef class Pipeline:
     cpdef _match(self, Exchange exchange)
     cpdef _limit(self, Exchange exchange)
     cpdef _split(self, Exchange exchange)
-    cpdef _release(self, Exchange exchange, object error=*)
     cpdef _let_go_of_body(self, Exchange exchange)
     cpdef _finish(self, Exchange exchange)

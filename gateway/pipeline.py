@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from _fastpath.scanner import Forbidden
 from gateway.admission.limits import RateLimiter
-from gateway.connectors import direct
 from gateway.deadlines import Deadlines
+from gateway.dispatch import Dispatcher
 from gateway.downstream.client_socket import ClientSockets
 from gateway.errors import (
     ClientGone,
@@ -23,7 +23,6 @@ from gateway.errors import (
     PenstockError,
     RateLimited,
     Unauthorized,
-    UpstreamError,
 )
 from gateway.exchange import Exchange
 from gateway.identity.gate import Caller, Gate
@@ -33,11 +32,10 @@ from gateway.observability.metrics import RequestMetrics
 from gateway.reply import Replier, estimated_output, note
 from gateway.routing.match import match
 from gateway.routing.split import split
-from gateway.scheduling.health import HealthNotes
-from gateway.scheduling.place import Placer, session_of
+from gateway.scheduling.place import Placer
+from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
-from gateway.upstream.client import Answer, UpstreamClient
-from gateway.upstream.retry import RetryBudget
+from gateway.upstream.client import UpstreamClient
 from gateway.waiting import Run
 from gateway.watch import Watch, leave
 from gateway.world import GatewayWorld
@@ -56,6 +54,7 @@ class Parts:
         limiter: RateLimiter,
         placer: Placer,
         client: UpstreamClient,
+        room: WaitingRoom,
         metrics: RequestMetrics,
         access_log: AccessLog,
         deadlines: Deadlines,
@@ -70,6 +69,7 @@ class Parts:
         self.limiter = limiter
         self.placer = placer
         self.client = client
+        self.room = room
         self.metrics = metrics
         self.access_log = access_log
         self.deadlines = deadlines
@@ -87,14 +87,21 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._requests = parts.settings.requests
+        self._dispatcher = Dispatcher(
+            parts.placer,
+            parts.client,
+            parts.metrics,
+            parts.room,
+            parts.settings.identity.forward_authorization,
+            lambda: self.in_flight,
+            parts.clock,
+            lambda: parts.random(),
+        )
         self._replier = Replier(
-            parts.settings, parts.sockets, parts.limiter, parts.metrics, parts.clock, self._first_token
+            parts.settings, parts.sockets, parts.limiter, parts.metrics, parts.clock, self._dispatcher.first_token
         )
         self._bodies = BodyLedger(parts.settings.requests.bodies_in_flight_bytes, parts.clock)
-        self._budget = RetryBudget()
-        self._health = HealthNotes(parts.placer, parts.metrics)
         self._gate = parts.gate
-        self._forwards_authorization = parts.settings.identity.forward_authorization
         salted = ["cache_salt"] if parts.settings.identity.cache_salt_file else []  # ours alone to say
         self._forbidden = Forbidden([*parts.settings.requests.stripped_members.split(), *salted])
         self._exchanges: dict[int, Exchange] = {}
@@ -153,7 +160,7 @@ class Pipeline:
         self._match(exchange)  # before limits, which are a route's
         self._limit(exchange)  # before a server is chosen: a refused request must not disturb the split
         self._split(exchange)
-        answer = await self._connect(exchange)  # schedules as often as it tries
+        answer = await self._dispatcher.connect(exchange)  # schedules as often as it tries
         self._let_go_of_body(exchange)  # a long stream shall not hold it
         try:
             await self._replier.answer(exchange, answer)
@@ -245,67 +252,6 @@ class Pipeline:
                 retry_after=5.0,
             )
 
-    async def _connect(self, exchange: Exchange) -> Answer:
-        assert exchange.server is not None
-        assert exchange.scan is not None
-        traffic = exchange.server.server.traffic
-        hashes = self._parts.placer.hash_prompt(exchange.server, exchange.body, exchange.scan, _cache_of(exchange))
-        session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
-        failed: UpstreamError | None = None
-        for attempt in range(max(1, traffic.attempts)):
-            if failed is not None:
-                if not self._budget.allows(traffic.retry_budget_percent, self.in_flight):
-                    break
-                await self._pause(attempt, traffic.retry_interval)
-            begun = self._parts.clock()
-            try:
-                placement = self._parts.placer.place(
-                    exchange.server, hashes, exchange.prompt_tokens, exchange.output_tokens, exchange.tried, session
-                )
-            except PenstockError as error:
-                if failed is not None:
-                    break
-                self._parts.metrics.unplaced(exchange, error.code)
-                raise
-            exchange.placement, exchange.is_released = placement, False
-            exchange.tried = (*exchange.tried, placement.position)
-            if failed is not None:
-                self._parts.metrics.retried(exchange.server.server.name, failed.code)
-            exchange.sent = self._parts.clock()
-            exchange.scheduling = exchange.sent - begun
-            self._budget.under_way += attempt > 0
-            try:
-                return await direct.connect(exchange, self._parts.client, self._forwards_authorization)
-            except UpstreamError as error:
-                self._release(exchange, error)
-                if not error.retryable:
-                    raise
-                failed = error
-            finally:
-                self._budget.under_way -= attempt > 0
-        assert failed is not None
-        raise failed
-
-    async def _pause(self, attempt: int, interval: float) -> None:
-        """The first retry goes to another endpoint at once; further ones wait, longer each time, with jitter."""
-        if attempt > 1 and interval > 0:
-            await asyncio.sleep(interval * 2 ** (attempt - 2) * (0.5 + self._parts.random() / 2))
-
-    def _first_token(self, exchange: Exchange) -> None:
-        if exchange.placement is not None:
-            # of an answer in one piece the first byte is the last token
-            seconds = exchange.first_byte - exchange.sent if exchange.is_stream else 0.0
-            self._parts.placer.first_token(exchange.placement, seconds)
-            self._health.answers(exchange)
-
-    def _release(self, exchange: Exchange, error: UpstreamError | None = None) -> None:
-        """Take the load off the endpoint, and note how it did, once. The placement stays for the log and the client's headers."""
-        placement = exchange.placement
-        if placement is not None and not exchange.is_released:
-            exchange.is_released = True
-            self._parts.placer.release(placement)
-            self._health.over(exchange, placement, error)
-
     def _let_go_of_body(self, exchange: Exchange) -> None:
         exchange.bytes_in += len(exchange.body)
         self._bodies.give(len(exchange.body))
@@ -329,7 +275,7 @@ class Pipeline:
     def _finish(self, exchange: Exchange) -> None:
         """Every way out of a request ends here: release, settle, count, log."""
         self._let_go_of_body(exchange)
-        self._release(exchange)
+        self._dispatcher.release(exchange)
         if exchange.reservation is not None:
             if exchange.sent:
                 self._parts.limiter.settle(exchange.reservation, *_used(exchange))
@@ -356,12 +302,6 @@ def _used(exchange: Exchange) -> tuple[int, int]:
     ):
         return 0, 0  # the engine refused it, or failed: it counts as a request alone
     return exchange.prompt_tokens, estimated_output(exchange)
-
-
-def _cache_of(exchange: Exchange) -> bytes:
-    """Whose cache a prompt is found in, where engines keep tenants apart: empty where all share one."""
-    caller = exchange.caller
-    return caller.cache_salt if caller is not None and exchange.operation.takes_cache_salt else b""
 
 
 def _unknown_model(model: str, world: GatewayWorld, caller: Caller | None) -> ModelNotFound:

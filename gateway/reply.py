@@ -127,10 +127,11 @@ class Replier:
 
     def _with_details(self, exchange: Exchange, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if self._settings.response_details and exchange.placement is not None:
-            overhead = (exchange.sent - exchange.started) * 1000
+            overhead = (exchange.sent - exchange.started - exchange.waited) * 1000
             first = ((exchange.first_byte or self._clock()) - exchange.sent) * 1000
+            queue = f"queue;dur={exchange.waited * 1000:.3f}, " if exchange.waited else ""
             headers.append(("x-penstock-endpoint", exchange.placement.placed.endpoint.name))
-            headers.append(("server-timing", f"penstock;dur={overhead:.3f}, engine;dur={first:.3f}"))
+            headers.append(("server-timing", f"penstock;dur={overhead:.3f}, {queue}engine;dur={first:.3f}"))
         return headers
 
 

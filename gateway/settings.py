@@ -105,6 +105,15 @@ class Requests(Struct, frozen=True, kw_only=True):
     """Bodies that one worker holds at once; beyond it requests are refused with 503 until others have been sent on."""
 
 
+class Queue(Struct, frozen=True, kw_only=True):
+    """Requests that find every endpoint of their server as full as it may be (``maxInFlight``, the filter ``least-request``)."""
+
+    seconds: float = 10.0
+    """How long a request waits for room at the most, 0 for not at all; less when its client says so (``x-stainless-read-timeout``)."""
+    length: int = 1000
+    """How many may wait for one server in each worker; beyond it the tenant with most waiting gives way, with 429."""
+
+
 class Streams(Struct, frozen=True, kw_only=True):
     """Bounds on what is kept for clients that read slowly (RSGI itself keeps everything)."""
 
@@ -150,6 +159,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     expected_output_tokens: int = 256
     """Taken for a request that names no limit, until more is learned."""
     requests: Requests = Requests()
+    queue: Queue = Queue()
     streams: Streams = Streams()
     identity: Identity = Identity()
     shared_memory: SharedMemory = SharedMemory()

@@ -12,7 +12,7 @@ from tests.reference.log_line import request_line as plain_line
 LINE: tuple[Any, ...] = (
     "2023-11-14T22:13:20.000+00:00", "req_0123456789abcdef00000001", "/v1/chat/completions", 200, "chat", "model",
     "default/route", "default/server", "default/endpoint-1", False, 0.36, 0.006, 0.0002, 1, 1200, 700, 0.5, (312, 64, 256), 300, 0,
-    False, "", "", "", "", "",
+    False, "", "", "", "", "", 0.0,
 )  # fmt: skip
 
 pytestmark = pytest.mark.benchmark(max_time=0.5)

@@ -43,8 +43,8 @@ function show(state) {
   fill("routes", ["route", "model", "adapters", "targets"],
     state.routes.map((one) => [one.name, one.model, one.adapters.join(", "),
       [one.targets.join(", "), one.missing_servers.length ? "bad" : ""]]));
-  fill("workers", ["worker", "process", "state", "in flight", "memory", "loop lag", "restarts"],
-    state.workers.map((one) => [one.index, one.process, [one.state, one.state === "serving" ? "good" : "bad"], one.in_flight,
+  fill("workers", ["worker", "process", "state", "in flight", "waiting", "memory", "loop lag", "restarts"],
+    state.workers.map((one) => [one.index, one.process, [one.state, one.state === "serving" ? "good" : "bad"], one.in_flight, one.waiting,
       Math.round(one.resident_bytes / 1048576) + " MB", (one.loop_lag_seconds * 1000).toFixed(1) + " ms", one.restarts]));
 }
 

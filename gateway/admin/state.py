@@ -115,6 +115,11 @@ class State:
         scraped = [(labels, one) for labels, one in endpoints if one["scrape_age_seconds"] is not None]
         return [
             ("penstock_requests_in_flight", "Requests held now.", [({"worker": str(i)}, r["in_flight"]) for i, r in rows]),
+            (
+                "penstock_queue_depth",
+                "Requests that wait for an endpoint with room.",
+                [({"worker": str(i)}, r["waiting"]) for i, r in rows],
+            ),
             ("penstock_worker_rss_bytes", "Resident memory.", [({"worker": str(i)}, r["resident"]) for i, r in rows]),
             (
                 "penstock_event_loop_lag_seconds",
@@ -159,6 +164,7 @@ class State:
             "state": row["state"],
             "sequence": row["sequence"],
             "in_flight": row["in_flight"],
+            "waiting": row["waiting"],
             "charged": self._load.worker_in_flight(index),
             "resident_bytes": row["resident"],
             "loop_lag_seconds": row["loop_lag"] / 1e9,

@@ -106,7 +106,7 @@ def line(exchange: Exchange, now: float, wall: float, stamps: Timestamps) -> byt
         exchange.is_stream,
         now - started,
         first - started if first else _NEVER,
-        sent - started if sent else _NEVER,
+        sent - started - exchange.waited if sent else _NEVER,
         len(exchange.tried),
         exchange.bytes_in,
         exchange.bytes_out,
@@ -120,6 +120,7 @@ def line(exchange: Exchange, now: float, wall: float, stamps: Timestamps) -> byt
         _shown(exchange.error_message),
         exchange.tenant,
         exchange.refusal,
+        exchange.waited,
     )
 
 

@@ -39,6 +39,7 @@ FAMILIES: tuple[Family, ...] = (
     ("penstock_client_retries_total", ("model",), ()),
     ("penstock_inter_token_latency_seconds", ("model", "server"), TOKEN_SECONDS),
     ("penstock_schedule_duration_seconds", ("policy",), SCHEDULE_SECONDS),
+    ("penstock_queue_duration_seconds", ("server", "outcome"), REQUEST_SECONDS),
     ("penstock_schedule_decisions_total", ("model", "policy", "outcome"), ()),
     ("penstock_upstream_ejections_total", ("server", "reason"), ()),
 )
@@ -57,6 +58,7 @@ HELP = {
     "penstock_inter_token_latency_seconds": "Time between two pieces of a streamed answer, as they came from the engine.",
     "penstock_schedule_duration_seconds": "What the choice of an endpoint took.",
     "penstock_schedule_decisions_total": "Choices of an endpoint; outcome is `chosen`, or why nobody was.",
+    "penstock_queue_duration_seconds": "What requests waited while every endpoint was full; outcome is served, refused, late or left.",
     "penstock_client_retries_total": "Requests that their SDK called a retry.",
     "penstock_upstream_ejections_total": "Endpoints that were left alone, by their last failure: an error's code, or `status_503`.",
 }
@@ -87,7 +89,7 @@ class RequestMetrics:
             (
                 1.0,
                 now - started,
-                sent - started if sent else nan,
+                sent - started - exchange.waited if sent else nan,
                 exchange.scheduling if sent else nan,
                 1.0 if sent else nan,
                 first - started if first else nan,
@@ -161,6 +163,11 @@ class RequestMetrics:
     def gap(self, series: int, seconds: float) -> None:
         """Count the time between two pieces of a stream."""
         self._counters.record(((series, seconds),))
+
+    def waited(self, server: str, seconds: float, outcome: str) -> None:
+        """Count a request that waited for an endpoint with room, however that ended."""
+        duration = self._series("penstock_queue_duration_seconds", server, outcome)
+        self._counters.record(((duration, seconds),))
 
     def unplaced(self, exchange: Exchange, reason: str) -> None:
         """Count a request for which there was no endpoint."""

@@ -34,6 +34,8 @@ class Waiter:
         self.tag = 0.0
         self.joined = 0.0
         self.is_waiting = False
+        self.outcome = "left"
+        """How its wait ended: ``served``, ``refused``, ``late``, or ``left`` when its client did."""
         self.error: PenstockError | None = None
 
 
@@ -81,6 +83,7 @@ class FairQueue:
 
     def serve(self, waiter: Waiter) -> None:
         """It has an endpoint."""
+        waiter.outcome = "served"
         self._virtual = max(self._virtual, waiter.tag)
         self.leave(waiter)
 

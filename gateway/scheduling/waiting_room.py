@@ -43,7 +43,7 @@ class WaitingRoom:
 
     def __init__(self, longest: int, seconds: float, clock: Callable[[], float]) -> None:
         self._longest = longest
-        self._seconds = seconds
+        self.seconds = seconds
         self._clock = clock
         self._rooms: dict[str, _Room] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -62,13 +62,15 @@ class WaitingRoom:
         deadline is there, and what else ``place`` raises.
         """
         waiter.joined = self._clock()
-        waiter.deadline = min(waiter.deadline, waiter.joined + self._seconds)
+        waiter.deadline = min(waiter.deadline, waiter.joined + self.seconds)
         room = self._rooms.get(server)
         if room is None:
             room = self._rooms[server] = _Room(self._longest)
         crowded_out = room.queue.join(waiter) if waiter.deadline > waiter.joined else waiter
         if crowded_out is not None:
-            self._refuse(room, crowded_out, f"As many requests as may wait for an endpoint of ModelServer `{server}`.")
+            self._refuse(
+                room, crowded_out, "refused", f"As many requests as may wait for an endpoint of ModelServer `{server}`."
+            )
         try:
             if waiter.is_waiting:
                 self._look_later()
@@ -94,7 +96,8 @@ class WaitingRoom:
             room.moved(self._clock())
             waiter.signal.set()
 
-    def _refuse(self, room: _Room, waiter: Waiter, why: str) -> None:
+    def _refuse(self, room: _Room, waiter: Waiter, outcome: str, why: str) -> None:
+        waiter.outcome = outcome
         waiter.error = QueueFull(why, retry_after=room.seconds_to_wait())
         room.queue.leave(waiter)
         waiter.signal.set()
@@ -109,7 +112,9 @@ class WaitingRoom:
         for server, room in list(self._rooms.items()):
             for waiter in room.queue.late(now):
                 waited = now - waiter.joined
-                self._refuse(room, waiter, f"No endpoint of ModelServer `{server}` had room for {waited:.1f} s.")
+                self._refuse(
+                    room, waiter, "late", f"No endpoint of ModelServer `{server}` had room for {waited:.1f} s."
+                )
             self.move(server)
         if any(len(room.queue) for room in self._rooms.values()):
             self._look_later()

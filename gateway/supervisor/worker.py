@@ -37,6 +37,7 @@ from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
+from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
 from gateway.supervisor.serving import InheritedSocketServer, tune_process, yield_to_loop
 from gateway.upstream.client import UpstreamClient
@@ -81,6 +82,7 @@ class Worker:
         self._keeper = _keeper(settings, Path(orders.run_directory))
         gate = self._keeper.gate if self._keeper is not None else None
         self._subscriber = Subscriber(self._replica, Path(orders.run_directory), self._note_snapshot)
+        self._room = WaitingRoom(settings.queue.length, settings.queue.seconds, time.monotonic)
         self._pipeline = Pipeline(
             Parts(
                 settings=settings,
@@ -88,6 +90,7 @@ class Worker:
                 limiter=limiter,
                 placer=Placer(self._memory, orders.index, time.monotonic),
                 client=self._client,
+                room=self._room,
                 metrics=RequestMetrics(self._memory, orders.index),
                 access_log=self._access_log,
                 deadlines=self._deadlines,
@@ -168,7 +171,14 @@ class Worker:
                     worst_lag, since = 0.0, now
                 worst_lag = max(worst_lag, now - before - BEAT_SECONDS)
                 resident = int(os.pread(statm.fileno(), 100, 0).split()[1]) * _PAGE
-                self._memory.beat(index, time.monotonic_ns(), self._pipeline.in_flight, resident, int(worst_lag * 1e9))
+                self._memory.beat(
+                    index,
+                    time.monotonic_ns(),
+                    self._pipeline.in_flight,
+                    resident,
+                    int(worst_lag * 1e9),
+                    sum(self._room.lengths().values()),
+                )
 
     async def _look_for_left(self) -> None:
         with socket.socket(fileno=os.dup(self._orders.listener)) as listener:

@@ -58,9 +58,9 @@ _TABLES: dict[str, tuple[list[str], Row]] = {
         ],
     ),
     "workers": (
-        ["worker", "process", "state", "in-flight", "memory", "loop-lag", "restarts"],
+        ["worker", "process", "state", "in-flight", "waiting", "memory", "loop-lag", "restarts"],
         lambda one: [
-            one["index"], one["process"], one["state"], one["in_flight"],
+            one["index"], one["process"], one["state"], one["in_flight"], one["waiting"],
             f"{one['resident_bytes'] >> 20}Mi", f"{one['loop_lag_seconds'] * 1000:.1f}ms", one["restarts"],
         ],
     ),

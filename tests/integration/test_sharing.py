@@ -189,7 +189,7 @@ class TestLoad:
 
     def test_bound_of_a_server_holds_over_both_workers(self, engines, tmp_path):
         text = config.simple("demo", engines.ports[:2], traffic={"maxInFlight": 2})
-        with Gateway(tmp_path, {"demo.yaml": text}) as gateway:
+        with Gateway(tmp_path, {"demo.yaml": text}, **{"queue.seconds": 0}) as gateway:
             held = [gateway.connect_to(number % 2) for number in range(4)]
             try:
                 for number, connection in enumerate(held):

@@ -21,14 +21,28 @@ USAGE = st.one_of(st.none(), st.tuples(COUNT, COUNT, COUNT))
     texts=st.tuples(TEXT, TEXT, TEXT), status=st.integers(0, 599), operation=TEXT, model=TEXT, names=st.tuples(NAME, NAME, NAME),
     stream=st.booleans(), times=st.tuples(st.integers(0, 10**12).map(lambda one: one / 10**6), SECONDS, SECONDS),
     counts=st.tuples(COUNT, COUNT, COUNT), ratio=RATIO, usage=USAGE, estimates=st.tuples(COUNT, COUNT), cancelled=st.booleans(),
-    error=st.tuples(TEXT, TEXT, TEXT), identity=st.tuples(TEXT, TEXT),
+    error=st.tuples(TEXT, TEXT, TEXT), identity=st.tuples(TEXT, TEXT), waited=SECONDS.filter(lambda one: one >= 0),
 )  # fmt: skip
 def test_a_line_says_what_the_twin_says(
-    texts, status, operation, model, names, stream, times, counts, ratio, usage, estimates, cancelled, error, identity
+    texts,
+    status,
+    operation,
+    model,
+    names,
+    stream,
+    times,
+    counts,
+    ratio,
+    usage,
+    estimates,
+    cancelled,
+    error,
+    identity,
+    waited,
 ):
     arguments = (
         *texts, status, operation, model, *names, stream, *times, *counts, ratio, usage, *estimates, cancelled, *error,
-        *identity,
+        *identity, waited,
     )  # fmt: skip
     line = request_line(*arguments)
     assert line.endswith(b"}\n")
@@ -41,5 +55,5 @@ def test_a_line_says_what_the_twin_says(
 @given(TEXT)
 def test_no_control_character_of_a_text_is_in_the_line(text):
     line = request_line("", text, text, 200, "", text, text, text, text, False, 0.0, 0.0, 0.0, 0, 0, 0, 0.0, None, 0, 0, False,
-                        text, text, text, text, text)  # fmt: skip
+                        text, text, text, text, text, 0.0)  # fmt: skip
     assert not any(byte < 0x20 or byte == 0x7F for byte in line[:-1])

@@ -8,7 +8,7 @@ import json
 def request_line(
     timestamp, request_id, path, status, operation, model, route, server, pod, stream, duration, first_byte, overhead, attempts,
     bytes_in, bytes_out, match_ratio, usage, prompt_tokens, output_tokens, cancelled, error_code, error_source, error_message,
-    tenant, refusal,
+    tenant, refusal, waited,
 ):  # fmt: skip
     """The same members in the same order, with the same values."""
     line = {
@@ -28,6 +28,7 @@ def request_line(
         "duration_ms": _rounded(duration * 1000),
         "ttft_ms": _rounded(first_byte * 1000) if first_byte >= 0 else None,
         "overhead_ms": _rounded(overhead * 1000) if overhead >= 0 else None,
+        **({"queue_ms": _rounded(waited * 1000)} if waited > 0 else {}),
         "upstream_attempts": attempts,
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,

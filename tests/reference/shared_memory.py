@@ -50,6 +50,7 @@ class WorkerRow(TypedDict):
     in_flight: int
     resident: int
     loop_lag: int
+    waiting: int
 
 
 def checksum(header: dict[str, int]) -> int:
@@ -126,6 +127,7 @@ def empty_row() -> WorkerRow:
         in_flight=0,
         resident=0,
         loop_lag=0,
+        waiting=0,
     )
 
 
@@ -153,8 +155,10 @@ class SharedMemory:
     def release_row(self, index: int) -> None:
         self._rows[index].update({"process": 0, "state": STATES[0], "in_flight": 0, "heartbeat": 0})
 
-    def beat(self, index: int, now: int, in_flight: int, resident: int, loop_lag: int) -> None:
-        self._rows[index].update({"heartbeat": now, "in_flight": in_flight, "resident": resident, "loop_lag": loop_lag})
+    def beat(self, index: int, now: int, in_flight: int, resident: int, loop_lag: int, waiting: int = 0) -> None:
+        self._rows[index].update(
+            {"heartbeat": now, "in_flight": in_flight, "resident": resident, "loop_lag": loop_lag, "waiting": waiting}
+        )
 
     def set_state(self, index: int, state: int) -> None:
         self._rows[index]["state"] = STATES[state]

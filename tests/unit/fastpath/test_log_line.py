@@ -8,10 +8,10 @@ from _fastpath.log_line import request_line
 
 LINE = (
     "2023-11-14T22:13:20.000+00:00", "req_1", "/v1/completions", 200, "text_completion", "m", "d/r", "d/s", "d/p", True,
-    1.5, 0.25, 0.0004, 1, 100, 200, 0.5, (9, 4, 3), 7, 8, False, "", "", "", "", "",
+    1.5, 0.25, 0.0004, 1, 100, 200, 0.5, (9, 4, 3), 7, 8, False, "", "", "", "", "", 0.0,
 )  # fmt: skip
 PLACES = {"status": 3, "route": 6, "duration": 10, "first": 11, "overhead": 12, "ratio": 16, "usage": 17, "prompt": 18, "tenant": 24,
-          "refusal": 25}  # fmt: skip
+          "refusal": 25, "waited": 26}  # fmt: skip
 
 
 def line(**changes):
@@ -41,6 +41,10 @@ def test_who_asked_and_why_a_credential_did_not_count():
     found = json.loads(line(tenant='team "a"', refusal="expired"))
     assert (found["tenant"], found["auth.reason"]) == ('team "a"', "expired")
     assert not {"tenant", "auth.reason"} & set(json.loads(line()))
+
+
+def test_what_a_request_waited_stands_before_its_attempts():
+    assert b'"overhead_ms":0.400,"queue_ms":1250.000,"upstream_attempts":1,' in line(waited=1.25)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])

@@ -240,8 +240,10 @@ def test_a_released_row_belongs_to_nobody_and_holds_nothing(memory):
 
 
 def test_a_beat_says_when_how_busy_how_large_and_how_late(memory):
-    memory.beat(0, 11, 22, 33, 44)
-    assert memory.read_row(0) == empty_row() | {"heartbeat": 11, "in_flight": 22, "resident": 33, "loop_lag": 44}
+    memory.beat(0, 11, 22, 33, 44, 5)
+    assert memory.read_row(0) == empty_row() | {
+        "heartbeat": 11, "in_flight": 22, "resident": 33, "loop_lag": 44, "waiting": 5,
+    }  # fmt: skip
     assert memory.read_row(1) == empty_row()
 
 

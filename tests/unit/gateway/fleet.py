@@ -13,6 +13,7 @@ from gateway.downstream.client_socket import ClientSockets
 from gateway.observability.metrics import RequestMetrics
 from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
+from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
 from gateway.world import GatewayCompiler
 
@@ -70,6 +71,7 @@ class Fleet:
                 limiter=self.limiter,
                 placer=self.placer,
                 client=self.client,
+                room=WaitingRoom(self.settings.queue.length, self.settings.queue.seconds, time.monotonic),
                 metrics=RequestMetrics(self.memory, 0),
                 access_log=self.log,
                 deadlines=Deadlines(),

@@ -8,13 +8,16 @@ import pytest
 
 from gateway.datastore.model import Limit, Match, Rule, Server, StringMatch, Target, Traffic
 from gateway.datastore.model import Route as RouteModel
+from gateway.dispatch import waiter_of
 from gateway.errors import UpstreamError, UpstreamTimeout
+from gateway.identity.gate import Caller
 from gateway.observability.exposition import render
-from gateway.settings import Requests, Settings
+from gateway.settings import Queue, Requests, Settings
 from tests.unit.gateway.fakes import Answer, Protocol, chat, make_exchange
 from tests.unit.gateway.fleet import SERVER, Fleet, route
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+FULL_WITH_ONE = Server(SERVER, traffic=Traffic(maximum_in_flight=1))
 WHOLE = json.dumps({"choices": [], "usage": USAGE}).encode()
 
 
@@ -186,7 +189,8 @@ async def test_a_server_without_endpoints_is_unavailable(tmp_path):
 
 
 async def test_endpoints_that_have_as_many_requests_as_they_may_are_left_alone(tmp_path):
-    fleet = Fleet(tmp_path, endpoints=1, server=Server(SERVER, traffic=Traffic(maximum_in_flight=1)))
+    settings = Settings(queue=Queue(seconds=0.0))
+    fleet = Fleet(tmp_path, endpoints=1, server=FULL_WITH_ONE, settings=settings)
     fleet.client.answers = [Answer([b"data: {}\n\n", None], is_event_stream=True)]
     protocol = Protocol(chat(stream=True))
     first = asyncio.ensure_future(request(fleet, protocol=protocol))
@@ -465,3 +469,98 @@ async def test_retries_that_an_sdk_announces_are_counted(fleet):
     await request(fleet, headers={"x-stainless-retry-count": "0"})
     await request(fleet, headers={"x-stainless-retry-count": "2"})
     assert counted(fleet, "penstock_client_retries_total") == 1
+
+
+# -- waiting for an endpoint with room
+
+
+async def held(fleet):
+    """A stream that has the only endpoint; its task, and the protocol by which its client leaves."""
+    fleet.client.answers.insert(0, Answer([b"data: {}\n\n", None], is_event_stream=True))
+    protocol = Protocol(chat(stream=True))
+    task = asyncio.ensure_future(request(fleet, protocol=protocol))
+    while not protocol.sent:
+        await asyncio.sleep(0)
+    return task, protocol
+
+
+async def test_whoever_finds_every_endpoint_full_waits_and_is_next(tmp_path):
+    fleet = Fleet(tmp_path, endpoints=1, server=FULL_WITH_ONE)
+    first, protocol = await held(fleet)
+    fleet.client.answers += [Answer([WHOLE], headers=[("content-type", "application/json")])] * 1
+    second = asyncio.ensure_future(request(fleet))
+    await asyncio.sleep(0.05)
+    assert not second.done()
+    protocol.left.set()
+    await first
+    exchange, status, headers, text = await second
+    assert (status, text) == (200, WHOLE)
+    assert 0.04 < exchange.waited < 5
+    assert "queue;dur=" in headers["server-timing"]
+    assert counted(fleet, "penstock_queue_duration_seconds_count", outcome="served") == 1
+    check_released(fleet)
+
+
+async def test_nobody_waits_longer_than_its_client_does(tmp_path):
+    fleet = Fleet(tmp_path, endpoints=1, server=FULL_WITH_ONE)
+    first, protocol = await held(fleet)
+    exchange, status, headers, text = await request(fleet, headers={"x-stainless-read-timeout": "0.05"})
+    assert (status, error(text)["code"], headers["x-should-retry"]) == (429, "queue_full", "true")
+    assert "had room for 0." in error(text)["message"]
+    assert 0.05 <= exchange.waited < 5
+    assert counted(fleet, "penstock_queue_duration_seconds_count", outcome="late") == 1
+    protocol.left.set()
+    await first
+    check_released(fleet)
+
+
+async def test_whoever_leaves_while_it_waits_frees_its_place_and_takes_no_endpoint(tmp_path):
+    fleet = Fleet(tmp_path, endpoints=1, server=FULL_WITH_ONE)
+    first, protocol = await held(fleet)
+    waiting = Protocol(chat())
+    second = asyncio.ensure_future(request(fleet, protocol=waiting))
+    await asyncio.sleep(0.02)
+    waiting.is_gone = True
+    waiting.left.set()
+    exchange, *_ = await asyncio.wait_for(second, 5)
+    assert (exchange.status, exchange.tried) == (499, ())
+    assert counted(fleet, "penstock_queue_duration_seconds_count", outcome="left") == 1
+    assert counted(fleet, "penstock_client_cancelled_total", phase="queued") == 1
+    protocol.left.set()
+    await first
+    check_released(fleet)
+
+
+async def test_who_waits_is_not_overtaken_by_who_comes_when_there_is_room(tmp_path):
+    fleet = Fleet(tmp_path, endpoints=1, server=FULL_WITH_ONE)
+    first, protocol = await held(fleet)
+    whole = [("content-type", "application/json")]
+    fleet.client.answers += [Answer([WHOLE], headers=whole) for _ in range(6)]
+    order = []
+
+    async def one(name):
+        await request(fleet)
+        order.append(name)
+
+    tasks = []
+    for name in range(5):
+        tasks.append(asyncio.ensure_future(one(name)))
+        await asyncio.sleep(0.01)
+    protocol.left.set()
+    await first
+    await asyncio.gather(*tasks, one("last"))
+    assert order[:5] == [0, 1, 2, 3, 4]
+    check_released(fleet)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked", "found"),
+    [(3, None, 3), (3, "1", 1), (3, "9", 3), (0, "-2", -2), (0, "soon", 0), (0, "nan", 0)],
+)
+def test_a_request_may_ask_for_less_than_its_tenants_priority(allowed, asked, found):
+    headers = {} if asked is None else {"x-penstock-priority": asked}
+    exchange = make_exchange(Protocol(), headers=headers)
+    exchange.caller = Caller("a", weight=2.0, priority=allowed)
+    exchange.prompt_tokens, exchange.output_tokens = 100, 50
+    waiter = waiter_of(exchange, 10.0, lambda: None)
+    assert (waiter.priority, waiter.tenant, waiter.tokens, waiter.deadline) == (found, "a", 150.0, float("inf"))

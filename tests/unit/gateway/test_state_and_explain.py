@@ -194,6 +194,7 @@ def test_workers_say_who_they_are_and_how_they_are(state, fleet):
         "state": "serving",
         "sequence": 9,
         "in_flight": 3,
+        "waiting": 0,
         "charged": 0,
         "resident_bytes": 5 << 20,
         "loop_lag_seconds": 0.002,

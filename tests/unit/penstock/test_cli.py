@@ -450,7 +450,7 @@ def gateway(tmp_path, admin):
             "default/e1 default/s http://10.0.0.1:8000 both serving 0 - - - - -",
         ),
         ("problems", "FILE LINE FIELD MESSAGE", "/c/a.yaml 7 spec.modelNam unknown field"),
-        ("workers", "WORKER PROCESS STATE IN-FLIGHT MEMORY LOOP-LAG RESTARTS", "1 0 starting 0 0Mi 0.0ms 3"),
+        ("workers", "WORKER PROCESS STATE IN-FLIGHT WAITING MEMORY LOOP-LAG RESTARTS", "1 0 starting 0 0 0Mi 0.0ms 3"),
     ],
 )
 def test_what_is_served_is_shown_as_a_table(call, gateway, kind, columns, row):

@@ -1,0 +1,185 @@
+"""From a server to an answer's head: a place, the engine there, and once more elsewhere while that helps.
+
+Whoever finds every endpoint full waits in turn (:mod:`gateway.scheduling.waiting_room`). What is charged at a choice is released here,
+once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+
+from gateway.connectors import direct
+from gateway.errors import PenstockError, QueueFull, UpstreamError
+from gateway.exchange import Exchange
+from gateway.observability.metrics import RequestMetrics
+from gateway.scheduling.fair_queue import Waiter, weighted_tokens
+from gateway.scheduling.health import HealthNotes
+from gateway.scheduling.place import Placer, session_of
+from gateway.scheduling.waiting_room import WaitingRoom
+from gateway.upstream.client import Answer, UpstreamClient
+from gateway.upstream.retry import RetryBudget
+
+
+class Dispatcher:
+    """Sends the requests of one worker. ``in_flight``: how many the worker has."""
+
+    def __init__(
+        self,
+        placer: Placer,
+        client: UpstreamClient,
+        metrics: RequestMetrics,
+        room: WaitingRoom,
+        forwards_authorization: bool,
+        in_flight: Callable[[], int],
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        self._placer = placer
+        self._client = client
+        self._metrics = metrics
+        self._room = room
+        self._forwards_authorization = forwards_authorization
+        self._in_flight = in_flight
+        self._clock = clock
+        self._random = random
+        self._budget = RetryBudget()
+        self._health = HealthNotes(placer, metrics)
+
+    async def connect(self, exchange: Exchange) -> Answer:
+        """The head of an engine's answer. Raises PenstockError when there is none."""
+        assert exchange.server is not None
+        assert exchange.scan is not None
+        traffic = exchange.server.server.traffic
+        exchange.hashes = self._placer.hash_prompt(exchange.server, exchange.body, exchange.scan, _cache_of(exchange))
+        exchange.session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
+        failed: UpstreamError | None = None
+        for attempt in range(max(1, traffic.attempts)):
+            if failed is None:
+                await self._first_place(exchange)
+            elif not await self._further_place(exchange, failed, attempt):
+                break
+            exchange.sent = self._clock()
+            self._budget.under_way += attempt > 0
+            try:
+                return await direct.connect(exchange, self._client, self._forwards_authorization)
+            except UpstreamError as error:
+                self.release(exchange, error)
+                if not error.retryable:
+                    raise
+                failed = error
+            finally:
+                self._budget.under_way -= attempt > 0
+        assert failed is not None
+        raise failed
+
+    def first_token(self, exchange: Exchange) -> None:
+        """The first byte of an answer is there."""
+        if exchange.placement is not None:
+            # of an answer in one piece the first byte is the last token
+            seconds = exchange.first_byte - exchange.sent if exchange.is_stream else 0.0
+            self._placer.first_token(exchange.placement, seconds)
+            self._health.answers(exchange)
+
+    def release(self, exchange: Exchange, error: UpstreamError | None = None) -> None:
+        """Take the load off the endpoint, note how it did, and let in who waits for it, once. The placement stays for log and headers."""
+        placement = exchange.placement
+        if placement is not None and not exchange.is_released:
+            exchange.is_released = True
+            self._placer.release(placement)
+            self._health.over(exchange, placement, error)
+            self._room.move(placement.pool.server.name)
+
+    async def _first_place(self, exchange: Exchange) -> None:
+        assert exchange.server is not None
+        try:
+            if self._room.is_waited(exchange.server.server.name) or not self._has_room(exchange):
+                await self._wait(exchange)
+        except PenstockError as error:
+            self._metrics.unplaced(exchange, error.code)
+            raise
+
+    async def _further_place(self, exchange: Exchange, failed: UpstreamError, attempt: int) -> bool:
+        """Whether there is another endpoint for a request that has failed at those before, and it may be tried."""
+        assert exchange.server is not None
+        server = exchange.server.server
+        if not self._budget.allows(server.traffic.retry_budget_percent, self._in_flight()):
+            return False
+        await self._pause(attempt, server.traffic.retry_interval)
+        try:
+            self._place(exchange)
+        except PenstockError:
+            return False
+        self._metrics.retried(server.name, failed.code)
+        return True
+
+    def _has_room(self, exchange: Exchange) -> bool:
+        """Whether there is an endpoint for it now, which then is its own. Raises PenstockError when waiting would not help."""
+        try:
+            self._place(exchange)
+        except QueueFull:
+            if self._room.seconds <= 0:
+                raise
+            return False
+        return True
+
+    def _place(self, exchange: Exchange) -> None:
+        """Choose an endpoint and charge it. Raises NoEndpoint or QueueFull."""
+        assert exchange.server is not None
+        begun = self._clock()
+        placement = self._placer.place(
+            exchange.server,
+            exchange.hashes,
+            exchange.prompt_tokens,
+            exchange.output_tokens,
+            exchange.tried,
+            exchange.session,
+        )
+        exchange.placement, exchange.is_released = placement, False
+        exchange.tried = (*exchange.tried, placement.position)
+        exchange.scheduling = self._clock() - begun
+
+    async def _wait(self, exchange: Exchange) -> None:
+        """In turn, until an endpoint has room. Raises QueueFull."""
+        assert exchange.server is not None
+        name = exchange.server.server.name
+        waiter = waiter_of(exchange, self._clock(), lambda: self._place(exchange))
+        try:
+            await self._room.wait(name, waiter)
+        finally:
+            exchange.waited = self._clock() - waiter.joined
+            self._metrics.waited(name, exchange.waited, waiter.outcome)
+
+    async def _pause(self, attempt: int, interval: float) -> None:
+        """The first retry goes to another endpoint at once; further ones wait, longer each time, with jitter."""
+        if attempt > 1 and interval > 0:
+            await asyncio.sleep(interval * 2 ** (attempt - 2) * (0.5 + self._random() / 2))
+
+
+def waiter_of(exchange: Exchange, now: float, place: Callable[[], None]) -> Waiter:
+    """A request's place in the queue: its tenant's, with the priority it asks for and may have, until its client will have given up."""
+    caller = exchange.caller
+    weight, priority = (caller.weight, caller.priority) if caller is not None else (1.0, 0)
+    asked = _number(exchange.header("x-penstock-priority"))
+    if asked is not None:
+        priority = min(priority, int(asked))
+    tokens = weighted_tokens(exchange.prompt_tokens, exchange.output_tokens, weight)
+    timeout = _number(exchange.header("x-stainless-read-timeout"))
+    deadline = now + timeout if timeout is not None and timeout > 0 else math.inf
+    return Waiter(exchange.tenant, priority, tokens, deadline, place)
+
+
+def _number(text: str | None) -> float | None:
+    """A header's number; None for none, and for what is not one."""
+    try:
+        value = float(text) if text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _cache_of(exchange: Exchange) -> bytes:
+    """Whose cache a prompt is found in, where engines keep tenants apart: empty where all share one."""
+    caller = exchange.caller
+    return caller.cache_salt if caller is not None and exchange.operation.takes_cache_salt else b""
