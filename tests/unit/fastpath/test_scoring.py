@@ -364,6 +364,15 @@ def test_a_new_endpoint_seems_to_have_more_than_it_has(fleet: Fleet) -> None:
     assert fleet.dry(pool)[0] == 2
 
 
+def test_a_warm_up_that_is_over_costs_nothing_any_more(fleet: Fleet) -> None:
+    """The look that finds it over says so in the endpoint's word; rules with a longer warm-up see it too."""
+    pool = watched(fleet, 2)
+    fleet.scheduler.health.begin(0, 0, NOW - 10)
+    fleet.dry(pool)
+    longer = Outlier(slow_start=3600.0)
+    assert fleet.scheduler.health.read(0, 0, longer, NOW)["state"] == "serving"
+
+
 def test_when_all_are_new_nobody_is(fleet: Fleet) -> None:
     pool = watched(fleet, 3)
     for position in range(3):
