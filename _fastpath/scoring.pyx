@@ -101,8 +101,8 @@ cdef class Scheduler:
     # of those of its role that were: nobody is preferred for being unknown. Returns how many candidates there are.
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil:
         cdef size_t i, fresh = 0, candidates = 0
-        cdef uint64_t words = 0
-        cdef bint watched = pool.outlier is not None
+        cdef uint64_t seen = 0
+        cdef const uint64_t* words = self.health.words if pool.outlier is not None else NULL
         cdef double running = 0, waiting = 0, kv_usage = 0
         cdef Candidate* c
         cdef const EngineMetrics* metrics
@@ -133,8 +133,8 @@ cdef class Scheduler:
                 c.kv_usage = kv_usage / fresh if fresh > 0 else 0.0
                 c.first_token = 0
                 c.inter_token = 0
-            if watched:
-                words |= self.health.words[c.slot]
+            if words != NULL:
+                seen |= words[c.slot]
             if c.reason == EXCLUDED:
                 continue
             if not c.roles & role:
@@ -149,7 +149,7 @@ cdef class Scheduler:
                 c.reason = CANDIDATE
                 candidates += 1
         self.due = -1
-        return candidates if words & STATE_BITS == 0 else self._leave_out_ejected(pool, role, now)
+        return candidates if seen & STATE_BITS == 0 else self._leave_out_ejected(pool, role, now)
 
     cdef Standing _standing(self, Pool pool, const Candidate* c, double now) noexcept nogil:
         if self.health.words[c.slot] & STATE_BITS == 0:
