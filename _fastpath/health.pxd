@@ -41,5 +41,6 @@ cdef class Health:
 
     cdef uint64_t word(self, uint64_t slot, uint64_t generation) noexcept nogil
     cdef Fitness look(self, uint64_t slot, uint64_t generation, Outlier outlier, double now) noexcept nogil
+    cdef void settle(self, uint64_t slot, uint64_t generation) noexcept nogil
     cdef uint64_t claim_probe(self, uint64_t slot, uint64_t generation, Outlier outlier, double now) noexcept nogil
     cdef int _check(self, uint64_t slot) except -1

@@ -30,7 +30,7 @@ cdef enum Event:
 
 OUTCOMES = ("neutral", "answers", "served", "failed")
 EVENTS = ("", "ejected", "returned")
-STANDINGS = ("serving", "warming", "ejected", "probing", "ejected")
+_STANDINGS = ("serving", "warming", "ejected", "probing", "ejected")
 
 
 cdef inline uint64_t _milliseconds(double seconds) noexcept nogil:
@@ -174,6 +174,12 @@ cdef class Health:
                 fitness.share = (1 + (STEPS - 1) * max(<int64_t>0, since) // outlier.slow_start) / <double>STEPS
         return fitness
 
+    # Its warm-up is over: the word says so, and nobody need think about it any more.
+    cdef void settle(self, uint64_t slot, uint64_t generation) noexcept nogil:
+        cdef uint64_t word = self.word(slot, generation)
+        if word & STATE_BITS == WARMING:
+            atomic_exchange_if_u64(&self.words[slot], word, word - WARMING)
+
     # The token of the probe, 0 when it is not this request's to make.
     cdef uint64_t claim_probe(self, uint64_t slot, uint64_t generation, Outlier outlier, double now) noexcept nogil:
         cdef uint64_t word = self.word(slot, generation), moment = _milliseconds(now)
@@ -236,7 +242,7 @@ cdef class Health:
         elif fitness.standing == WARMING:
             left = outlier.slow_start - max(<int64_t>0, _later(_milliseconds(now), _time(word)))
         return {
-            "state": STANDINGS[fitness.standing],
+            "state": _STANDINGS[fitness.standing],
             "seconds_left": left / 1000.0,
             "share": fitness.share,
             "failures": 0 if word & STATE_BITS >= OUT else _failures(word),

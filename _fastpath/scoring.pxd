@@ -2,7 +2,7 @@
 # the charge of load and the learning of the prefix after.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from _fastpath.hashing cimport BlockHashes
-from _fastpath.health cimport Fitness, Health, Outlier
+from _fastpath.health cimport Health, Outlier, Standing
 from _fastpath.load cimport Load
 from _fastpath.prefix_index cimport PoolPages, PrefixIndex
 from _fastpath.shared_memory cimport SharedMemory
@@ -49,7 +49,7 @@ cdef struct Candidate:
     double memory_seconds
     double score
     bint fresh                    # scraped lately
-    Fitness fitness               # only while any of the pool is not simply serving
+    Standing standing             # only looked at while any of the pool does not simply serve
 
 cdef class Policy:
     cdef readonly bint by_cost
@@ -84,8 +84,9 @@ cdef class Scheduler:
     cdef double _crowding(self, Pool pool) noexcept nogil
     cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil
+    cdef Standing _standing(self, Pool pool, const Candidate* c, double now) noexcept nogil
     cdef size_t _leave_out_ejected(self, Pool pool, uint32_t role, double now) noexcept nogil
-    cdef void _slow_down_warming(self, Pool pool) noexcept nogil
+    cdef void _slow_down_warming(self, Pool pool, double now) noexcept nogil
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil
     cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session) noexcept nogil
     cdef long _session_owner(self, Pool pool, Policy policy, uint64_t session) noexcept nogil

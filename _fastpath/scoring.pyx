@@ -4,7 +4,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from _fastpath.hashing cimport BlockHashes
-from _fastpath.health cimport DUE, OUT, STATE_BITS
+from _fastpath.health cimport DUE, OUT, SERVING, STATE_BITS, WARMING
 from _fastpath.load cimport EngineMetrics, LoadSum
 from _fastpath.prefix_index cimport pool_pages_free, pool_pages_make
 
@@ -126,8 +126,9 @@ cdef class Scheduler:
     # Fills in what is known of each endpoint and why it is no candidate. Endpoints that were not scraped lately are taken for the mean
     # of those of its role that were: nobody is preferred for being unknown. Returns how many candidates there are.
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil:
-        cdef size_t i, fresh = 0, candidates = 0, unusual = 0
-        cdef bint watched = pool.outlier is not None
+        cdef size_t i, fresh = 0, candidates = 0
+        cdef uint64_t seen = 0
+        cdef const uint64_t* words = self.health.words if pool.outlier is not None else NULL
         cdef double running = 0, waiting = 0, kv_usage = 0
         cdef Candidate* c
         cdef const EngineMetrics* metrics
@@ -160,8 +161,8 @@ cdef class Scheduler:
                 c.kv_usage = kv_usage / fresh if fresh > 0 else 0.0
                 c.first_token = 0
                 c.inter_token = 0
-            if watched:
-                unusual += self.health.words[c.slot] & STATE_BITS
+            if words != NULL:
+                seen |= words[c.slot]
             if c.reason == EXCLUDED:
                 continue
             if not c.roles & role:
@@ -176,20 +177,29 @@ cdef class Scheduler:
                 c.reason = CANDIDATE
                 candidates += 1
         self.due = -1
-        return candidates if unusual == 0 else self._leave_out_ejected(pool, role, now)
+        return candidates if seen & STATE_BITS == 0 else self._leave_out_ejected(pool, role, now)
+
+    cdef Standing _standing(self, Pool pool, const Candidate* c, double now) noexcept nogil:
+        if self.health.words[c.slot] & STATE_BITS == 0:
+            return SERVING
+        cdef Standing standing = self.health.look(c.slot, c.generation, pool.outlier, now).standing
+        if standing == SERVING:
+            self.health.settle(c.slot, c.generation)
+        return standing
 
     # Takes out who failed lately; not when that is too much of the pool, and not when nobody else is left to ask. The first that may be
     # probed is `due`, unless the request was sent elsewhere already: a retry shall succeed. Returns how many candidates there are.
     cdef size_t _leave_out_ejected(self, Pool pool, uint32_t role, double now) noexcept nogil:
-        cdef size_t i, of_role = 0, excluded = 0, ejected = 0, busy = 0, candidates = 0
+        cdef size_t i, of_role = 0, excluded = 0, ejected = 0, warming = 0, busy = 0, candidates = 0
         cdef bint too_many
         cdef Candidate* c
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.roles & role and c.reason != GONE:
-                c.fitness = self.health.look(c.slot, c.generation, pool.outlier, now)
+                c.standing = self._standing(pool, c, now)
                 of_role += 1
-                ejected += c.fitness.standing >= OUT
+                ejected += c.standing >= OUT
+                warming += c.standing == WARMING
                 excluded += c.reason == EXCLUDED
                 busy += c.reason == FULL or c.reason == WAITING
         too_many = ejected * 100.0 > pool.outlier.maximum_ejected_percent * of_role
@@ -197,9 +207,9 @@ cdef class Scheduler:
             c = &pool.candidates[i]
             if c.reason != CANDIDATE:
                 continue
-            if c.fitness.standing < OUT or too_many:
+            if c.standing < OUT or too_many:
                 candidates += 1
-            elif c.fitness.standing == DUE and excluded == 0 and self.due < 0:
+            elif c.standing == DUE and excluded == 0 and self.due < 0:
                 self.due = <long>i
                 candidates += 1
             else:
@@ -210,22 +220,27 @@ cdef class Scheduler:
                 if c.reason == EJECTED:
                     c.reason = CANDIDATE
                     candidates += 1
-        self._slow_down_warming(pool)
+        if warming > 0:
+            self._slow_down_warming(pool, now)
         return candidates
 
     # Who warms up seems to have as much more as its share is smaller than the largest of the pool: when all are new, nobody is.
-    cdef void _slow_down_warming(self, Pool pool) noexcept nogil:
+    cdef void _slow_down_warming(self, Pool pool, double now) noexcept nogil:
         cdef size_t i
-        cdef double largest = 0
+        cdef double largest = 0, share
         cdef Candidate* c
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.reason == CANDIDATE:
-                largest = max(largest, c.fitness.share)
+                share = self.health.look(c.slot, c.generation, pool.outlier, now).share if c.standing == WARMING else 1.0
+                largest = max(largest, share)
         for i in range(pool.count):
             c = &pool.candidates[i]
-            if c.reason == CANDIDATE and c.fitness.share < largest:
-                c.running = (c.running + 1) * largest / c.fitness.share - 1
+            if c.reason == CANDIDATE and c.standing == WARMING:
+                share = self.health.look(c.slot, c.generation, pool.outlier, now).share
+                if share < largest:
+                    c.running = (c.running + 1) * largest / share - 1
+
     # Times that a prompt token to be computed counts. Whoever comes while an engine computes a prompt waits for it; of a queue that is
     # busy for a share b of the time, b / (1 - b) come before it is empty again. 1 when nobody has anything to compute.
     cdef double _crowding(self, Pool pool) noexcept nogil:

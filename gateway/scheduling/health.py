@@ -28,20 +28,21 @@ class HealthNotes:
         """The first piece of an answer is there. Only for a probe is that news: who hangs no more may serve others too."""
         placement = exchange.placement
         if placement is not None and placement.probe and exchange.status < 400:
-            self._note(placement, ANSWERS, exchange.sent, "")
+            self._note(exchange, placement, ANSWERS, None)
 
     def over(self, exchange: Exchange, placement: Placement, error: UpstreamError | None) -> None:
         """An endpoint is done with a request. ``error`` is what it failed with before it answered."""
         if error is not None:
-            outcome, reason = FAILED if error.is_engines_fault else NEUTRAL, error.code
+            outcome = FAILED if error.is_engines_fault else NEUTRAL
         else:
-            outcome, reason = outcome_of(exchange), exchange.error_code or f"status_{exchange.status}"
-        self._note(placement, outcome, exchange.sent, reason)
+            outcome = outcome_of(exchange)
+        self._note(exchange, placement, outcome, error)
 
-    def _note(self, placement: Placement, outcome: int, sent: float, reason: str) -> None:
-        event = self._placer.note(placement, outcome, sent)
+    def _note(self, exchange: Exchange, placement: Placement, outcome: int, error: UpstreamError | None) -> None:
+        event = self._placer.note(placement, outcome, exchange.sent)
         if event:
-            self._tell(placement, event, reason)
+            code = error.code if error is not None else exchange.error_code
+            self._tell(placement, event, code or f"status_{exchange.status}")
 
     def _tell(self, placement: Placement, event: int, reason: str) -> None:
         server, endpoint = placement.pool.server, placement.placed.endpoint

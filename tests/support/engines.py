@@ -101,11 +101,13 @@ class ScriptedEngine:
     """A TCP server that reads requests and hands each to ``script(connection, received)``.
 
     The script writes what it likes to the socket. When it returns a true value, the connection is closed; else the next request
-    on it is read. Scrapes are answered with 404 and not recorded. With ``tls`` (an ``ssl.SSLContext``) connections are secured first.
+    on it is read. Scrapes are answered with 404, or by ``scrape(connection)``, and not recorded. With ``tls`` (an ``ssl.SSLContext``)
+    connections are secured first.
     """
 
-    def __init__(self, script, tls=None):
+    def __init__(self, script, tls=None, scrape=None):
         self.script = script
+        self._scrape = scrape
         self._tls = tls
         self.received = []
         self.closed = []
@@ -158,6 +160,9 @@ class ScriptedEngine:
                 connection.do_handshake()
             with connection.makefile("rb") as reader:
                 while (received := _read_request(reader, connection.fileno())) is not None:
+                    if received.path == "/metrics" and self._scrape is not None:
+                        self._scrape(connection)
+                        return
                     if received.path == "/metrics":
                         connection.sendall(answer(404, b"", "text/plain"))
                         continue

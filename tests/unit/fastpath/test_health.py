@@ -294,3 +294,18 @@ def test_two_processes_lose_no_failure(memory, health, endpoint):
         os._exit(0)
     os.waitpid(child, 0)
     assert read(health, endpoint, rules=rules)["failures"] == 80
+
+
+def test_of_processes_that_claim_at_once_one_has_each_probe(memory, slots, health):
+    rules = Outlier(failures=1, base_ejection=1.0)
+    endpoints = [slots.acquire(0, 2 * number + 2) for number in range(64)]
+    for endpoint in endpoints:
+        health.note(*endpoint, rules, OUTCOMES.index("failed"), NOW, NOW)
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            own = Health(memory, 1)
+            os._exit(sum(own.claim(*endpoint, rules, NOW + 2) != 0 for endpoint in endpoints))
+        children.append(child)
+    assert sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == 64
