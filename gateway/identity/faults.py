@@ -11,5 +11,8 @@ class FileFaults(Exception):
         self.faults = faults
 
 
-class UnusableKeys(Exception):
+class UnusableKeys(FileFaults):
     """No key of a set can be used, and why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__([reason])

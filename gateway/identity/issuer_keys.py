@@ -116,6 +116,7 @@ class IssuerKeys:
             keys = KeySet(text, self._algorithms)
             for reason in keys.skipped:
                 logger.warning("a key of the issuer is not used: %s", reason)
+            logger.info("keys of the issuer that count: %d", len(keys))
             self._text, self._keys = text, keys
             self._changed()
         self._until = self._wall() + self._pace.kept if self._address else float("inf")

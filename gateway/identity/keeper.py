@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from gateway.identity.directory import (
     Directory,
@@ -21,8 +20,8 @@ from gateway.identity.directory import (
     parse_tenants,
     without_effect,
 )
-from gateway.identity.faults import FileFaults, UnusableKeys
 from gateway.identity.gate import ApiKey, Gate
+from gateway.identity.watched_file import WatchedFile
 from gateway.settings import Identity
 
 if TYPE_CHECKING:
@@ -32,47 +31,8 @@ LOOK_SECONDS = 1.0
 """Between two looks at the files."""
 SAVED_FILE = "jwks.json"
 """In the run directory: the issuer's last good keys, which are public."""
-Parsed = TypeVar("Parsed")
 
 logger = logging.getLogger(__name__)
-
-
-class WatchedFile:
-    """A file that is read again when it is another: written over, replaced, gone, or a link that leads elsewhere."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._seen: tuple[int, ...] | None = None
-
-    def has_changed(self) -> bool:
-        """Whether it is another than at the last call; never without a path."""
-        if not self.path:
-            return False
-        try:
-            status = os.stat(self.path)  # noqa: PTH116 - once a second, without an object more
-            seen: tuple[int, ...] = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
-        except OSError:
-            seen = ()
-        changed, self._seen = seen != self._seen, seen
-        return changed
-
-    def read(self) -> bytes:
-        """What it holds. Raises OSError."""
-        return Path(self.path).read_bytes()
-
-    def parsed(self, parse: Callable[[bytes], Parsed], before: Parsed) -> Parsed:
-        """What it says now; what it said before when it cannot be used, which is logged."""
-        if not self.path:
-            return before
-        try:
-            return parse(self.read())
-        except OSError as error:
-            faults = [error.strerror or str(error)]
-        except FileFaults as error:
-            faults = error.faults
-        for fault in faults:
-            logger.warning("%s: %s; what it said before goes on to count", self.path, fault)
-        return before
 
 
 class Keeper:
@@ -87,10 +47,10 @@ class Keeper:
         clock: Callable[[], float],
         pace: Pace | None = None,
     ) -> None:
-        self._keys_file = WatchedFile(settings.keys_file)
-        self._tenants_file = WatchedFile(settings.tenants_file)
-        self._salt_file = WatchedFile(settings.cache_salt_file)
-        self._jwks_file = WatchedFile(settings.jwks_file)
+        self._keys_file = WatchedFile(settings.keys_file, run_directory / "identity-keys")
+        self._tenants_file = WatchedFile(settings.tenants_file, run_directory / "identity-tenants")
+        self._salt_file = WatchedFile(settings.cache_salt_file, run_directory / "identity-salt")
+        self._jwks_file = WatchedFile(settings.jwks_file, run_directory / "identity-jwks")
         self._keys: list[KeyEntry] = []
         self._salt_secret = b""
         self._tenants: tuple[dict[str, Tenant], Tenant] = ({}, Tenant())
@@ -167,8 +127,4 @@ class Keeper:
 
     def _read_jwks(self) -> None:
         assert self._issuer is not None
-        try:
-            self._issuer.take(self._jwks_file.read())
-        except (OSError, UnusableKeys) as error:
-            fault = getattr(error, "strerror", None) or error
-            logger.warning("%s: %s; the keys of before go on to count", self._jwks_file.path, fault)
+        self._jwks_file.parsed(self._issuer.take, None)

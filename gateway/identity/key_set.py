@@ -95,6 +95,9 @@ class KeySet:
         if not self._named and not self._unnamed:
             raise UnusableKeys("; ".join(self.skipped) or "it holds no keys")
 
+    def __len__(self) -> int:
+        return len(self._named) + len(self._unnamed)
+
     def find(self, name: object, algorithm: str) -> PublicKey:
         """The key that a token's header names; the only one that takes its algorithm when it names none. Raises Unauthorized."""
         if isinstance(name, str):

@@ -1,6 +1,8 @@
 """Who asks: API keys and tokens at a real gateway, their files and their issuer, and a bucket for each tenant."""
 
 import json
+import os
+import signal
 from hashlib import sha256
 from time import time
 
@@ -278,6 +280,11 @@ class TestFiles:
             assert "`keys[0].sha256` must be 64 hexadecimal digits" in gateway.stderr
             assert "`keys[1]`: expected `object`" in gateway.stderr
             each_worker(gateway, bearer("another"), 403)
+            # a worker that starts now serves what the others serve
+            killed = gateway.worker_processes()[0]
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda: gateway.worker_processes()[0] not in (0, killed) and gateway.is_settled())
+            each_worker(gateway, bearer("another"), 403)
             tenants.write_text("tenants: {}\n")
             each_worker(gateway, bearer("another"), 200)
 
@@ -294,7 +301,7 @@ class TestFiles:
             each_worker(gateway, bearer(token(other)), 200)
             each_worker(gateway, bearer(token(key)), 401)
             file.write_text("{}")
-            wait_until(lambda: "the keys of before go on to count" in gateway.stderr)
+            wait_until(lambda: "what it said before goes on to count" in gateway.stderr)
             assert status(gateway, bearer(token(other))) == 200
 
 

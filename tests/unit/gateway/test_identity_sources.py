@@ -1,14 +1,18 @@
 """Where identity comes from: files that change in every way that files do, and an issuer's address that answers what it likes."""
 
 import asyncio
+import os
 import socket
+import stat
 
 import pytest
 
 from gateway.identity import fetching
 from gateway.identity.directory import parse_keys
-from gateway.identity.keeper import WatchedFile
+from gateway.identity.watched_file import WatchedFile
 from tests.support.issuer import KeyServer
+
+GOOD = f"keys: [{{name: a, sha256: {'a' * 64}}}]"
 
 
 class TestWatchedFile:
@@ -18,8 +22,8 @@ class TestWatchedFile:
         return tmp_path / "file"
 
     @pytest.fixture
-    def file(self, path):
-        watched = WatchedFile(str(path))
+    def file(self, path, tmp_path):
+        watched = WatchedFile(str(path), tmp_path / "saved")
         assert watched.has_changed()
         return watched
 
@@ -30,8 +34,6 @@ class TestWatchedFile:
         assert not file.has_changed()
 
     def test_replaced_by_one_of_the_same_size_and_time(self, file, path, tmp_path):
-        import os
-
         (tmp_path / "new").write_text("keys: {}")
         os.utime(tmp_path / "new", ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
         (tmp_path / "new").replace(path)
@@ -44,13 +46,13 @@ class TestWatchedFile:
         for name in ("one", "two"):
             (tmp_path / name / "file").write_text(name)
         (tmp_path / "data").symlink_to("one")
-        watched = WatchedFile(str(tmp_path / "data" / "file"))
+        watched = WatchedFile(str(tmp_path / "data" / "file"), tmp_path / "saved")
         assert watched.has_changed()
-        assert watched.read() == b"one"
+        assert watched.parsed(bytes, b"") == b"one"
         (tmp_path / "new").symlink_to("two")
         (tmp_path / "new").rename(tmp_path / "data")
         assert watched.has_changed()
-        assert watched.read() == b"two"
+        assert watched.parsed(bytes, b"") == b"two"
 
     def test_gone_and_there_again(self, file, path, caplog):
         path.unlink()
@@ -67,9 +69,23 @@ class TestWatchedFile:
         assert file.parsed(parse_keys, ["before"]) == ["before"]
         assert caplog.text.count("expected `object`") == 2
 
-    def test_without_a_path_it_never_changes(self):
-        assert not WatchedFile("").has_changed()
-        assert WatchedFile("").parsed(parse_keys, ["before"]) == ["before"]
+    def test_broken_when_a_worker_starts_it_says_what_was_good_last(self, file, path, tmp_path):
+        path.write_text(GOOD)
+        (good,) = file.parsed(parse_keys, [])
+        assert stat.S_IMODE((tmp_path / "saved").stat().st_mode) == 0o600
+        path.write_text("keys: [1]")
+        assert WatchedFile(str(path), tmp_path / "saved").parsed(parse_keys, []) == [good]
+        assert WatchedFile(str(path), tmp_path / "none").parsed(parse_keys, []) == []
+
+    def test_what_cannot_be_kept_counts_all_the_same(self, path, tmp_path, caplog):
+        path.write_text(GOOD)
+        assert len(WatchedFile(str(path), tmp_path / "none" / "saved").parsed(parse_keys, [])) == 1
+        assert "cannot be kept" in caplog.text
+
+    def test_without_a_path_it_never_changes(self, tmp_path):
+        none = WatchedFile("", tmp_path / "saved")
+        assert not none.has_changed()
+        assert none.parsed(parse_keys, ["before"]) == ["before"]
 
 
 class TestFetching:
