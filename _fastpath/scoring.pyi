@@ -85,11 +85,13 @@ class Scheduler:
         role: int = 1,
         excluded: Iterable[int] | None = None,
         dry: bool = False,
+        learn: bool = True,
     ) -> tuple[int, int, int] | None:
         """Choose: position in the pool, matched blocks, and the uncached prompt tokens that were charged.
 
         ``now`` in monotonic seconds; ``role`` is one bit; ``excluded`` are positions tried already. None when no endpoint is
-        left; :meth:`filtered` says why. With ``dry`` nothing is charged or learned.
+        left; :meth:`filtered` says why. With ``dry`` nothing is charged or learned; without ``learn`` the
+        prompt is charged and not learned: the engine itself says what it holds.
         """
 
     def release(self, pool: Pool, chosen: int, prefill_tokens: int, decode_tokens: int) -> bool:
