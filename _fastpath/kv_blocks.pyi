@@ -33,8 +33,9 @@ class KVBlocks:
         """The engine holds these blocks, a chain that continues the block ``parent`` (None: from ``seed`` on).
 
         ``names`` and ``parent`` are whole numbers or bytes; ``tokens`` fill all blocks, or are none when the engine names blocks that
-        it told of before. ``extras``: what besides its tokens a block depends on. ``tier``: the bit of the memory that holds them. Returns how many blocks are known from now on;
-        fewer than there are when the limit is reached. Raises KeyError for a parent that is not known, ValueError for what is no event.
+        it told of before. ``extras``: what besides its tokens a block depends on. ``tier``: the bit of the memory that holds them.
+        Returns how many blocks are known from now on; fewer than there are when the limit is reached. Raises KeyError for a parent
+        that is not known, ValueError for what is no event.
         """
 
     def remove(self, names: list[object], slot: int, tier: int = 1) -> int:

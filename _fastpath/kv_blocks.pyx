@@ -5,7 +5,14 @@ from libc.stdlib cimport calloc, free, realloc
 
 from _fastpath.block_hash cimport penstock_expand_key, penstock_hash
 
+cdef extern from *:
+    """
+    #define penstock_prefetch_write(p) __builtin_prefetch((p), 1, 1)
+    """
+    void penstock_prefetch_write(const void* p) noexcept nogil
+
 cdef enum:
+    AHEAD = 12                    # blocks whose places are fetched before they are looked at
     BATCH = 256                   # blocks that are learned in one go when the table is gone through
 
 cdef uint64_t LARGEST_TOKEN = 0xFFFFFFFF
@@ -198,6 +205,8 @@ cdef class KVBlocks:
             chain = penstock_hash(chain, <const uint8_t*>&self.tokens[i * block_tokens], 4 * block_tokens, self.key)
             self.chains[i] = chain
         for i in range(count):
+            if i + AHEAD < count:
+                penstock_prefetch_write(&self.blocks[(_spread(self.names[i + AHEAD]) >> 20) & (self.places - 1)])
             if not self._insert(self.names[i], self.chains[i], tier):
                 break
             stored += 1

@@ -108,7 +108,9 @@ def test_a_table_that_grows_and_shrinks_keeps_every_block_that_is_held(lengths, 
 @given(
     names=st.lists(ODD, max_size=5),
     parent=ODD,
-    tokens=st.lists(st.one_of(st.integers(-2, 3), st.sampled_from([1 << 32, (1 << 32) - 1, 1 << 90, None, "1", True])), max_size=5),
+    tokens=st.lists(
+        st.one_of(st.integers(-2, 3), st.sampled_from([1 << 32, (1 << 32) - 1, 1 << 90, None, "1", True])), max_size=5
+    ),
     size=st.integers(0, 3),
     extras=st.one_of(st.none(), st.lists(EXTRA, max_size=5)),
 )
@@ -124,7 +126,11 @@ def test_odd_events_are_refused_alike_and_change_nothing(names, parent, tokens, 
 
 
 @settings(max_examples=100, deadline=None)
-@given(tokens=st.lists(st.integers(0, (1 << 32) - 1), min_size=3, max_size=60), size=st.integers(1, 3), cut=st.integers(0, 20))
+@given(
+    tokens=st.lists(st.integers(0, (1 << 32) - 1), min_size=3, max_size=60),
+    size=st.integers(1, 3),
+    cut=st.integers(0, 20),
+)
 def test_events_make_the_hashes_that_a_prompt_of_those_tokens_has(tokens, size, cut):
     from array import array
 
@@ -135,7 +141,9 @@ def test_events_make_the_hashes_that_a_prompt_of_those_tokens_has(tokens, size, 
         cut = min(cut, count)
         names = [b"%d" % number for number in range(count)]
         blocks.store(names[:cut], None, tokens[: cut * size], size, seed, SLOT, 1.0)
-        blocks.store(names[cut:], names[cut - 1] if cut else None, tokens[cut * size : count * size], size, seed, SLOT, 1.0)
+        blocks.store(
+            names[cut:], names[cut - 1] if cut else None, tokens[cut * size : count * size], size, seed, SLOT, 1.0
+        )
         hashes = hasher.hash_tokens(array("I", tokens), size, seed)
         assert list(hashes) == list(reference_hashing.Hasher(KEY).hash_tokens(tokens, size, seed))
         assert index.match(BlockHashes.of(list(hashes)), [SLOT, 6]) == [count, 0]
