@@ -9,7 +9,7 @@ from gateway.upstream.retry cimport RetryBudget
 from gateway.waiting cimport Run
 
 cdef class Parts:
-    cdef readonly object settings, world, sockets, clock, wall
+    cdef readonly object settings, world, sockets, tokens, clock, wall
     cdef public object random
     cdef readonly RateLimiter limiter
     cdef readonly Placer placer

@@ -9,6 +9,7 @@ import random as randomness
 import time
 from collections.abc import Callable
 
+from _fastpath.hashing import BlockHashes
 from _fastpath.scanner import Forbidden
 from gateway.admission.limits import RateLimiter
 from gateway.connectors import direct
@@ -32,6 +33,7 @@ from gateway.routing.match import match
 from gateway.routing.split import split
 from gateway.scheduling.place import Placer
 from gateway.settings import Settings
+from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import Answer, UpstreamClient
 from gateway.upstream.retry import RetryBudget
 from gateway.waiting import Run
@@ -56,6 +58,7 @@ class Parts:
         access_log: AccessLog,
         deadlines: Deadlines,
         sockets: ClientSockets,
+        tokens: PromptTokens,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         random: Callable[[], float] = randomness.random,
@@ -69,6 +72,7 @@ class Parts:
         self.access_log = access_log
         self.deadlines = deadlines
         self.sockets = sockets
+        self.tokens = tokens
         self.clock = clock
         self.wall = wall
         self.random = random
@@ -206,7 +210,10 @@ class Pipeline:
         assert exchange.server is not None
         assert exchange.scan is not None
         traffic = exchange.server.server.traffic
-        hashes = self._parts.placer.hash_prompt(exchange.server, exchange.body, exchange.scan)
+        by_token = await self._hash_tokens(exchange) if exchange.server.server.prefix_cache.mode == "tokens" else None
+        hashes = by_token
+        if hashes is None:
+            hashes = self._parts.placer.hash_prompt(exchange.server, exchange.body, exchange.scan)
         failed: UpstreamError | None = None
         for attempt in range(max(1, traffic.attempts)):
             if failed is not None:
@@ -216,7 +223,12 @@ class Pipeline:
             begun = self._parts.clock()
             try:
                 placement = self._parts.placer.place(
-                    exchange.server, hashes, exchange.prompt_tokens, exchange.output_tokens, exchange.tried
+                    exchange.server,
+                    hashes,
+                    exchange.prompt_tokens,
+                    exchange.output_tokens,
+                    exchange.tried,
+                    by_token is None,
                 )
             except PenstockError as error:
                 if failed is not None:
@@ -241,6 +253,18 @@ class Pipeline:
                 self._budget.under_way -= attempt > 0
         assert failed is not None
         raise failed
+
+    async def _hash_tokens(self, exchange: Exchange) -> BlockHashes | None:
+        """Hashes by token, None for a prompt whose ids cannot be had in time: it is matched, and learned, by its text."""
+        server = exchange.server
+        assert server is not None and exchange.matched is not None
+        found = await self._parts.tokens.of(server.server.prefix_cache.tokenizer, exchange.path, exchange.body)
+        self._parts.metrics.tokenised(server.server.name, found.outcome)
+        if found.ids is None:
+            return None
+        exchange.prompt_tokens = max(1, len(found.ids))
+        adapter = exchange.model if exchange.matched.is_adapter else ""
+        return self._parts.placer.hash_tokens(server, found.ids, adapter, found.salt)
 
     async def _pause(self, attempt: int, interval: float) -> None:
         """The first retry goes to another endpoint at once; further ones wait, longer each time, with jitter."""

@@ -40,6 +40,7 @@ FAMILIES: tuple[Family, ...] = (
     ("penstock_inter_token_latency_seconds", ("model", "server"), TOKEN_SECONDS),
     ("penstock_schedule_duration_seconds", ("policy",), SCHEDULE_SECONDS),
     ("penstock_schedule_decisions_total", ("model", "policy", "outcome"), ()),
+    ("penstock_prompts_tokenised_total", ("server", "outcome"), ()),
 )
 HELP = {
     "penstock_requests_total": "Requests by outcome; code 499 is a client that left.",
@@ -56,6 +57,7 @@ HELP = {
     "penstock_inter_token_latency_seconds": "Time between two pieces of a streamed answer, as they came from the engine.",
     "penstock_schedule_duration_seconds": "What the choice of an endpoint took.",
     "penstock_schedule_decisions_total": "Choices of an endpoint; outcome is `chosen`, or why nobody was.",
+    "penstock_prompts_tokenised_total": "Prompts for servers that match by token; any outcome but `tokens` was matched by text.",
     "penstock_client_retries_total": "Requests that their SDK called a retry.",
 }
 _INDEX = {name: position for position, (name, _, _) in enumerate(FAMILIES)}
@@ -174,6 +176,10 @@ class RequestMetrics:
     def retried(self, server: str, reason: str) -> None:
         """Count a request that goes to a further endpoint."""
         self._counters.record(((self._series("penstock_upstream_retries_total", server, reason), 1.0),))
+
+    def tokenised(self, server: str, outcome: str) -> None:
+        """Count a prompt that was to be matched by token."""
+        self._count("penstock_prompts_tokenised_total", server, outcome)
 
     def limited(self, route: str, limit: str) -> None:
         """Count a request that a limit refused."""

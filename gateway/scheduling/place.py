@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 
 from _fastpath.hashing import BlockHashes, Hasher
@@ -9,8 +10,12 @@ from _fastpath.scanner import Scan
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from gateway.datastore.model import PrefixCache
+from gateway.datastore.token_seed import salted_seed, token_seed
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
+
+TEXT_BLOCK = 64
+"""Bytes of a block when a prompt that was to be matched by token is matched by text."""
 
 
 class Placement:
@@ -53,6 +58,10 @@ class Placer:
         """The hashes that a server matches prompts by; computed once a request, however often it is placed."""
         return self._hashers.prompt(body, found, server.server.prefix_cache)
 
+    def hash_tokens(self, server: ServerPool, ids: array[int], adapter: str, salt: str) -> BlockHashes:
+        """The same for a server that matches by token."""
+        return self._hashers.tokens(ids, adapter, salt, server.server.prefix_cache.block_size)
+
     def place(
         self,
         server: ServerPool,
@@ -60,10 +69,14 @@ class Placer:
         prompt_tokens: int,
         output_tokens: int,
         tried: Sequence[int],
+        learn: bool = True,
     ) -> Placement:
-        """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull."""
+        """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull.
+
+        Without ``learn`` the endpoint is not taken to hold the prompt from now on: it says so itself.
+        """
         decision = self._scheduler.decide(
-            server.pool, server.policy, hashes, prompt_tokens, output_tokens, self._clock(), SERVES, tried
+            server.pool, server.policy, hashes, prompt_tokens, output_tokens, self._clock(), SERVES, tried, False, learn
         )
         if decision is None:
             raise refusal(server, self._scheduler.filtered(server.pool))
@@ -93,12 +106,25 @@ class Hashers:
         """Hashes of the prompt as it stands in the body; model and tools are part of every hash."""
         if cache.mode == "off" or found.prompt_end == 0:
             return None
-        hasher = self._by_size.get(cache.block_size)
-        if hasher is None:
-            hasher = self._by_size[cache.block_size] = Hasher(self._key, cache.block_size)
+        hasher = self._of_size(TEXT_BLOCK if cache.mode == "tokens" else cache.block_size)
         tools = found.span("tools")
         seed = hasher.seed(found.model or "", body[tools[0] : tools[1]] if tools is not None else b"")
         return hasher.hash_text(body, found.prompt_start, found.prompt_end, seed)
+
+    def tokens(self, ids: array[int], adapter: str, salt: str, block_tokens: int) -> BlockHashes:
+        """Hashes of token blocks, as the sidecar makes them of engines' events.
+
+        The block of the last token is left out: engines compute it in any case, whatever they hold.
+        """
+        hasher = self._of_size(TEXT_BLOCK)
+        seed = salted_seed(hasher, adapter, salt) if salt else token_seed(hasher, adapter)
+        return hasher.hash_tokens(ids[: max(0, len(ids) - 1)], block_tokens, seed)
+
+    def _of_size(self, size: int) -> Hasher:
+        hasher: Hasher | None = self._by_size.get(size)
+        if hasher is None:
+            hasher = self._by_size[size] = Hasher(self._key, size)
+        return hasher
 
 
 def refusal(server: ServerPool, filtered: dict[str, int]) -> PenstockError:

@@ -37,6 +37,7 @@ from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
 from gateway.settings import Settings
 from gateway.supervisor.serving import InheritedSocketServer, tune_process, yield_to_loop
+from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import UpstreamClient
 from gateway.world import GatewayCompiler, GatewayReplica
 
@@ -76,6 +77,7 @@ class Worker:
         self._access_log = AccessLog(enabled=settings.access_log)
         self._deadlines = Deadlines()
         self._client = UpstreamClient(self._deadlines, authorities=settings.upstream_ca_file)
+        self._tokens = PromptTokens(settings.tokens)
         self._subscriber = Subscriber(self._replica, Path(orders.run_directory), self._note_snapshot)
         self._pipeline = Pipeline(
             Parts(
@@ -88,6 +90,7 @@ class Worker:
                 access_log=self._access_log,
                 deadlines=self._deadlines,
                 sockets=ClientSockets(),
+                tokens=self._tokens,
             )
         )
         app = App(self._pipeline, lambda: self._replica.world, self._readiness)
@@ -120,6 +123,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
+        self._tokens.close()
         self._deadlines.close()
         self._access_log.close()
         return 0 if term in ended else 1

@@ -14,6 +14,7 @@ from gateway.observability.metrics import RequestMetrics
 from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
 from gateway.settings import Settings
+from gateway.tokens.service import PromptTokens
 from gateway.world import GatewayCompiler
 
 SERVER = "default/s"
@@ -74,6 +75,7 @@ class Fleet:
                 access_log=self.log,
                 deadlines=Deadlines(),
                 sockets=ClientSockets(),
+                tokens=PromptTokens(self.settings.tokens),
             )
         )
         self.sequence = 0
