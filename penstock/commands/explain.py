@@ -71,7 +71,9 @@ def _text(document: dict[str, Any]) -> str:
             lines.append("  does not exist")
             continue
         chosen = server["choice"] or "nobody"
-        lines.append(f"policy {server['policy']}, {server['blocks']} blocks of prompt, choice: {chosen}\n")
+        lines.append(
+            f"policy {server['policy']}, {server['blocks']} blocks of prompt by {server['matched_by']}, choice: {chosen}\n"
+        )
         rows = [
             [
                 "->" if one["endpoint"] == server["choice"] else "",

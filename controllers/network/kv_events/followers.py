@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 def targets(desired: DesiredState) -> dict[str, Target]:
     """What there is to follow, by the endpoint's identity: an engine that several servers list is followed once."""
     found: dict[str, Target] = {}
+    if not any(server.prefix_cache.mode == "tokens" for server in desired.servers.values()):
+        return found  # there may be thousands of endpoints, and this is asked often
     for endpoint in desired.endpoints.values():
         server = desired.servers.get(endpoint.server)
         if server is not None and server.prefix_cache.mode == "tokens" and endpoint.events_port:

@@ -10,6 +10,9 @@ import zmq
 import zmq.asyncio
 
 LARGEST_MESSAGE = 16 << 20
+MOST_QUEUED = 256
+"""Live messages that wait for us (a step of an engine each, up to 100 KB); one more is a gap, which a replay fills."""
+MOST_REPLAYED = 1000
 REPLAY_SECONDS = 5.0
 """Without a further message for so long, a replay is given up."""
 _NUMBER = struct.Struct(">Q")
@@ -49,6 +52,7 @@ def open_socket(context: zmq.asyncio.Context, kind: int) -> zmq.asyncio.Socket:
         (zmq.LINGER, 0),
         (zmq.IPV6, 1),
         (zmq.MAXMSGSIZE, LARGEST_MESSAGE),
+        (zmq.RCVHWM, MOST_QUEUED if kind == zmq.SUB else MOST_REPLAYED),
         (zmq.RECONNECT_IVL, 100),
         (zmq.RECONNECT_IVL_MAX, 2000),
         (zmq.HEARTBEAT_IVL, 5000),
