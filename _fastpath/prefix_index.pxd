@@ -48,6 +48,7 @@ cdef class PrefixIndex:
     cdef void _halve(self, const uint64_t* hashes, size_t low, size_t high, uint64_t alive, uint64_t page, const int32_t* position,
                      uint32_t* lengths) noexcept nogil
     cdef int learn_blocks(self, const uint64_t* hashes, size_t count, uint64_t slot, uint32_t now) noexcept nogil
+    cdef int discard_blocks(self, const uint64_t* hashes, size_t count, uint64_t slot) noexcept nogil
     cdef int match_pool(self, const uint64_t* hashes, size_t count, const PoolPages* pool, uint32_t* lengths) noexcept nogil
 
 cdef int pool_pages_make(PoolPages* pool, const uint64_t* slots, size_t count) except -1

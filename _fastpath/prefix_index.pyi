@@ -27,6 +27,9 @@ class PrefixIndex:
         The first 32 are looked at each; beyond them the length is found by halving, since whoever holds a block was sent all before it.
         """
 
+    def discard(self, hashes: BlockHashes, slot: int) -> None:
+        """The endpoint at ``slot`` holds these blocks no more; whoever else holds them still does."""
+
     def forget(self, slot: int) -> None:
         """The endpoint is gone or lost its cache. Looks through the whole table (5 ms for 64 MB), without the GIL."""
 

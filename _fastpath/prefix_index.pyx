@@ -138,6 +138,24 @@ cdef class PrefixIndex:
                     break
         return 0
 
+    # The place is given up by an exchange: it may belong to another block by now.
+    cdef int discard_blocks(self, const uint64_t* hashes, size_t count, uint64_t slot) noexcept nogil:
+        cdef uint64_t page = slot // PAGE_SLOTS
+        cdef uint64_t bit = <uint64_t>1 << (slot % PAGE_SLOTS)
+        cdef PrefixEntry* entry
+        cdef uint64_t key
+        cdef size_t i
+        for i in range(count):
+            if i + PREFETCH < count:
+                penstock_prefetch(self.entries + _bucket(_key(hashes[i + PREFETCH], page), self.buckets) * WAYS)
+            key = _key(hashes[i], page)
+            entry = self._find(key)
+            if entry == NULL or not atomic_relaxed_u64(&entry.holders) & bit:
+                continue
+            if atomic_and_u64(&entry.holders, ~bit) & ~bit == 0:
+                atomic_exchange_if_u64(&entry.key, key, 0)
+        return 0
+
     cdef inline uint64_t _holders(self, uint64_t hash, uint64_t page) noexcept nogil:
         cdef PrefixEntry* entry = self._find(_key(hash, page))
         return 0 if entry == NULL else atomic_relaxed_u64(&entry.holders)
@@ -228,6 +246,11 @@ cdef class PrefixIndex:
             pool_pages_free(&pool)
             free(wanted)
             free(lengths)
+
+    def discard(self, BlockHashes hashes not None, uint64_t slot):
+        if slot >= self.memory.header.slots:
+            raise IndexError(f"slot {slot} of {self.memory.header.slots}")
+        self.discard_blocks(hashes.values, hashes.count, slot)
 
     def forget(self, uint64_t slot):
         if slot >= self.memory.header.slots:

@@ -118,11 +118,13 @@ class Scheduler:
         excluded: Iterable[int] | None = None,
         dry: bool = False,
         session: int = 0,
+        learn: bool = True,
     ) -> tuple[int, int, int] | None:
         """Choose: position in the pool, matched blocks, and the uncached prompt tokens that were charged.
 
         ``now`` in monotonic seconds; ``role`` is one bit; ``excluded`` are positions tried already. None when no endpoint is
-        left; :meth:`filtered` says why. With ``dry`` nothing is charged or learned.
+        left; :meth:`filtered` says why. With ``dry`` nothing is charged or learned; without ``learn`` the
+        prompt is charged and not learned: the engine itself says what it holds.
         ``session``: 64 bits that stand for the conversation, 0 for none.
         """
 

@@ -423,7 +423,8 @@ cdef class Scheduler:
             self.prefixes.learn_blocks(hashes, blocks, slot, now)
 
     def decide(self, Pool pool not None, Policy policy not None, BlockHashes hashes, int64_t prompt_tokens,
-               int64_t output_tokens, double now, uint32_t role=1, excluded=None, bint dry=False, uint64_t session=0):
+               int64_t output_tokens, double now, uint32_t role=1, excluded=None, bint dry=False, uint64_t session=0,
+               bint learn=True):
         cdef size_t i, blocks = 0
         cdef const uint64_t* values = NULL
         cdef long chosen
@@ -454,7 +455,8 @@ cdef class Scheduler:
         if not dry:
             self.load._check(c.slot)
             self.load.charge_cell(c.slot, c.generation, uncached, output_tokens)
-            self._learn(values, blocks, pool.matched[chosen], c.slot, <uint32_t>now)
+            if learn:
+                self._learn(values, blocks, pool.matched[chosen], c.slot, <uint32_t>now)
         return (chosen, pool.matched[chosen], uncached)
 
     def release(self, Pool pool not None, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens):

@@ -10,6 +10,9 @@ import asyncio
 import math
 from collections.abc import Callable
 
+import orjson
+
+from _fastpath.hashing import BlockHashes
 from gateway.connectors import direct
 from gateway.errors import PenstockError, QueueFull, UpstreamError
 from gateway.exchange import Exchange
@@ -18,6 +21,7 @@ from gateway.scheduling.fair_queue import Waiter, weighted_tokens
 from gateway.scheduling.health import HealthNotes
 from gateway.scheduling.place import Placer, session_of
 from gateway.scheduling.waiting_room import WaitingRoom
+from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import Answer, UpstreamClient
 from gateway.upstream.retry import RetryBudget
 
@@ -31,6 +35,7 @@ class Dispatcher:
         client: UpstreamClient,
         metrics: RequestMetrics,
         room: WaitingRoom,
+        tokens: PromptTokens,
         forwards_authorization: bool,
         in_flight: Callable[[], int],
         clock: Callable[[], float],
@@ -40,6 +45,7 @@ class Dispatcher:
         self._client = client
         self._metrics = metrics
         self._room = room
+        self._tokens = tokens
         self._forwards_authorization = forwards_authorization
         self._in_flight = in_flight
         self._clock = clock
@@ -52,7 +58,12 @@ class Dispatcher:
         assert exchange.server is not None
         assert exchange.scan is not None
         traffic = exchange.server.server.traffic
-        exchange.hashes = self._placer.hash_prompt(exchange.server, exchange.body, exchange.scan, _cache_of(exchange))
+        exchange.hashes = await self._hash_tokens(exchange) if exchange.server.matches_tokens else None
+        exchange.is_learned = exchange.hashes is None  # an engine that tells of its blocks tells of this one too
+        if exchange.hashes is None:
+            exchange.hashes = self._placer.hash_prompt(
+                exchange.server, exchange.body, exchange.scan, _cache_of(exchange)
+            )
         exchange.session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
         failed: UpstreamError | None = None
         for attempt in range(max(1, traffic.attempts)):
@@ -90,6 +101,20 @@ class Dispatcher:
             self._placer.release(placement)
             self._health.over(exchange, placement, error)
             self._room.move(placement.pool.server.name)
+
+    async def _hash_tokens(self, exchange: Exchange) -> BlockHashes | None:
+        """Hashes by token, None for a prompt whose ids cannot be had in time: it is matched, and learned, by its text."""
+        server = exchange.server
+        assert server is not None
+        assert exchange.matched is not None
+        found = await self._tokens.of(server.server.prefix_cache.tokenizer, exchange.path, exchange.body)
+        self._metrics.tokenised(server.server.name, found.outcome)
+        if found.ids is None:
+            return None
+        exchange.prompt_tokens = max(1, len(found.ids))
+        adapter = exchange.model if exchange.matched.is_adapter else ""
+        own = _cache_of(exchange)
+        return self._placer.hash_tokens(server, found.ids, adapter, orjson.loads(own) if own else found.salt)
 
     async def _first_place(self, exchange: Exchange) -> None:
         assert exchange.server is not None
@@ -135,6 +160,7 @@ class Dispatcher:
             exchange.output_tokens,
             exchange.tried,
             exchange.session,
+            exchange.is_learned,
         )
         exchange.placement, exchange.is_released = placement, False
         exchange.tried = (*exchange.tried, placement.position)

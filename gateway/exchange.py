@@ -100,6 +100,8 @@ class Exchange:
         self.responded: bool = False
         self.hashes: BlockHashes | None = None
         """Of its prompt, as its server matches prompts."""
+        self.is_learned: bool = True
+        """Whether whoever gets it is taken to hold its prompt from then on."""
         self.session: int = 0
         """What stands for its conversation, 0 for none."""
         self.waited: float = 0.0

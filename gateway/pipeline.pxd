@@ -10,7 +10,7 @@ from gateway.scheduling.place cimport Placer
 from gateway.waiting cimport Run
 
 cdef class Parts:
-    cdef readonly object settings, world, sockets, clock, wall
+    cdef readonly object settings, world, sockets, tokens, clock, wall
     cdef public object random
     cdef readonly RateLimiter limiter
     cdef readonly Placer placer

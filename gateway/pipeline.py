@@ -35,6 +35,7 @@ from gateway.routing.split import split
 from gateway.scheduling.place import Placer
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
+from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import UpstreamClient
 from gateway.waiting import Run
 from gateway.watch import Watch, leave
@@ -59,6 +60,7 @@ class Parts:
         access_log: AccessLog,
         deadlines: Deadlines,
         sockets: ClientSockets,
+        tokens: PromptTokens,
         gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -74,6 +76,7 @@ class Parts:
         self.access_log = access_log
         self.deadlines = deadlines
         self.sockets = sockets
+        self.tokens = tokens
         self.gate = gate
         """Knows who asks; None where nobody is asked."""
         self.clock = clock
@@ -92,6 +95,7 @@ class Pipeline:
             parts.client,
             parts.metrics,
             parts.room,
+            parts.tokens,
             parts.settings.identity.forward_authorization,
             lambda: self.in_flight,
             parts.clock,

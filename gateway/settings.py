@@ -125,6 +125,17 @@ class Streams(Struct, frozen=True, kw_only=True):
     """A client that has not caught up after so long is cut off."""
 
 
+class Tokens(Struct, frozen=True, kw_only=True):
+    """Tokenising of prompts, for servers with ``prefixCache.mode: tokens``."""
+
+    budget_seconds: float = 0.1
+    """Longest that a request waits for its token ids; later it is matched by its text, and the ids are kept for the next turn."""
+    threads: int = 1
+    """Threads a worker."""
+    cache_characters: int = 64 << 20
+    """Text of conversations, a tokenizer and worker, whose ids are remembered. A character costs about 4 bytes in all."""
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """All settings of the gateway."""
 
@@ -163,6 +174,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     streams: Streams = Streams()
     identity: Identity = Identity()
     shared_memory: SharedMemory = SharedMemory()
+    tokens: Tokens = Tokens()
 
 
 def load(
@@ -312,6 +324,8 @@ def _faults(settings: Settings) -> list[str]:
         smallest, largest = _SIZES.get(name.partition(".")[2], (1, 1 << 24))
         if not smallest <= value <= largest:
             faults.append(f"`{name}` must be {smallest} to {largest}, not {value}")
+    if not 1 <= settings.tokens.threads <= 64:
+        faults.append(f"`tokens.threads` must be 1 to 64, not {settings.tokens.threads}")
     for name, value in _numbers(settings):
         if value < 0:
             faults.append(f"`{name}` must not be negative, not {value}")

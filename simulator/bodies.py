@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from simulator.text import render, tokenize
+from simulator.text import Words
 
 DEFAULT_OUTPUT_TOKENS = 48
 MOST_CHOICES = 128
 LARGEST_TOKEN = (1 << 32) - 1
 _TYPES = {404: "NotFoundError"}
+
+
+class Tokenizer(Protocol):
+    """What makes token ids of texts and of conversations."""
+
+    def of_text(self, text: str) -> tuple[int, ...]: ...
+    def of_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any]) -> tuple[int, ...]: ...
+
+
+WORDS = Words()
 
 
 class Refusal(Exception):
@@ -57,26 +68,26 @@ def work_of(body: dict[str, Any], prompts: tuple[tuple[int, ...], ...], limits: 
     )
 
 
-def chat_prompt(body: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+def chat_prompt(body: dict[str, Any], words: Tokenizer = WORDS) -> tuple[tuple[int, ...], ...]:
     """The prompt of a conversation. Raises Refusal."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
         raise Refusal(400, "messages must be a list of objects that is not empty", "messages")
-    return (tokenize(render(messages, body.get("tools") or ())),)
+    return (words.of_chat(messages, body.get("tools") or ()),)
 
 
-def completion_prompts(body: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+def completion_prompts(body: dict[str, Any], words: Tokenizer = WORDS) -> tuple[tuple[int, ...], ...]:
     """The prompts of a completion: one text, several, token ids, or several lists of those. Raises Refusal."""
     prompt = body.get("prompt")
     several = prompt if _is_several(prompt) else [prompt]
     assert isinstance(several, list)
-    found = tuple(_tokens(one) for one in several)
+    found = tuple(_tokens(one, words) for one in several)
     if not all(found):
         raise Refusal(400, "prompt must be a text, a list of token ids, or a list of either", "prompt")
     return found
 
 
-def response_prompt(body: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+def response_prompt(body: dict[str, Any], words: Tokenizer = WORDS) -> tuple[tuple[int, ...], ...]:
     """The prompt of the responses API: a text or a conversation, below the instructions. Raises Refusal."""
     given = body.get("input")
     if isinstance(given, str) and given:
@@ -87,17 +98,17 @@ def response_prompt(body: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
     if instructions is not None and not isinstance(instructions, str):
         raise Refusal(400, "instructions must be a text", "instructions")
     messages = [{"role": "system", "content": instructions}, *given] if instructions else given
-    return (tokenize(render(messages, body.get("tools") or ())),)
+    return (words.of_chat(messages, body.get("tools") or ()),)
 
 
-def embedding_inputs(body: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+def embedding_inputs(body: dict[str, Any], words: Tokenizer = WORDS) -> tuple[tuple[int, ...], ...]:
     """What is to be embedded: one text, several, token ids, or several lists of those. Raises Refusal."""
     given = body.get("input")
     several = given if _is_several(given) else [given]
     assert isinstance(several, list)
-    if not all(isinstance(one, str) or _tokens(one) for one in several):
+    if not all(isinstance(one, str) or _tokens(one, words) for one in several):
         raise Refusal(400, "input must be a text, a list of token ids, or a list of either", "input")
-    return tuple(_tokens(one) for one in several)
+    return tuple(_tokens(one, words) for one in several)
 
 
 def token_ids(body: dict[str, Any]) -> tuple[int, ...]:
@@ -118,10 +129,10 @@ def _is_tokens(given: Any) -> bool:
     )
 
 
-def _tokens(given: Any) -> tuple[int, ...]:
+def _tokens(given: Any, words: Tokenizer) -> tuple[int, ...]:
     """Token ids of one prompt; none when it is no prompt."""
     if isinstance(given, str):
-        return tokenize(given)
+        return words.of_text(given)
     return tuple(given) if _is_tokens(given) else ()
 
 

@@ -38,6 +38,8 @@ class Options:
     maximum_length: int = 131_072
     events_endpoint: str | None = None
     replay_endpoint: str | None = None
+    words: bodies.Tokenizer = bodies.WORDS
+    """What makes token ids."""
     speed: float = 1.0
     """How many simulated seconds pass in one real second."""
 
@@ -181,7 +183,7 @@ class SimulatedEngine:
     async def _answer(
         self,
         http: web.Request,
-        prompts: Callable[[dict[str, Any]], tuple[tuple[int, ...], ...]],
+        prompts: Callable[[dict[str, Any], bodies.Tokenizer], tuple[tuple[int, ...], ...]],
         limits: tuple[str, ...],
         make: Callable[[dict[str, Any], Work], Answer],
     ) -> web.StreamResponse:
@@ -191,7 +193,7 @@ class SimulatedEngine:
         body = await self._body(http)
         # a request larger than the whole cache would wait for ever, and everything behind it
         longest = min(self.options.maximum_length, self.options.profile.kv_tokens)
-        work = bodies.work_of(body, prompts(body), limits, longest)
+        work = bodies.work_of(body, prompts(body, self.options.words), limits, longest)
         answer, requests = make(body, work), self._requests(work)
         if work.is_streamed:
             return await self._stream(http, answer, requests, fault)
@@ -267,7 +269,7 @@ class SimulatedEngine:
 
     async def _embeddings(self, http: web.Request) -> web.StreamResponse:
         body = await self._body(http)
-        tokens = bodies.embedding_inputs(body)
+        tokens = bodies.embedding_inputs(body, self.options.words)
         data = [
             {
                 "object": "embedding",
@@ -282,7 +284,8 @@ class SimulatedEngine:
 
     async def _tokenize(self, http: web.Request) -> web.StreamResponse:
         body = await self._body(http)
-        prompts = bodies.chat_prompt(body) if "messages" in body else bodies.completion_prompts(body)
+        make = bodies.chat_prompt if "messages" in body else bodies.completion_prompts
+        prompts = make(body, self.options.words)
         if len(prompts) > 1:
             raise Refusal(400, "prompt must be one text", "prompt")
         tokens = prompts[0]

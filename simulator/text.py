@@ -20,6 +20,18 @@ def tokenize(text: str) -> tuple[int, ...]:
     return tuple(int.from_bytes(data[at : at + TOKEN_BYTES], "big") for at in range(0, len(data), TOKEN_BYTES))
 
 
+class Words:
+    """Token ids of prompts: :func:`tokenize` and :func:`render`."""
+
+    def of_text(self, text: str) -> tuple[int, ...]:
+        """Token ids of a prompt."""
+        return tokenize(text)
+
+    def of_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any]) -> tuple[int, ...]:
+        """Token ids of a conversation."""
+        return tokenize(render(messages, tools))
+
+
 def detokenize(tokens: Sequence[int]) -> str:
     """The text of token ids."""
     return b"".join(token.to_bytes(TOKEN_BYTES, "big").lstrip(b"\0") for token in tokens).decode(errors="replace")

@@ -88,6 +88,26 @@ def test_learn_512_blocks_twin(benchmark: Callable[..., Any], indexes: Indexes) 
     assert indexes.plain.match(VALUES, [5]) == [BLOCKS]
 
 
+def test_discard_512_blocks(benchmark: Callable[..., Any], indexes: Indexes) -> None:
+    hashes = BlockHashes.of(VALUES)
+
+    def learn_and_discard() -> None:
+        indexes.compiled.learn(hashes, 5, 2.0)
+        indexes.compiled.discard(hashes, 5)
+
+    benchmark(learn_and_discard)
+    assert indexes.compiled.match(hashes, [5]) == [0]
+
+
+def test_discard_512_blocks_twin(benchmark: Callable[..., Any], indexes: Indexes) -> None:
+    def learn_and_discard() -> None:
+        indexes.plain.learn(VALUES, 5, 2.0)
+        indexes.plain.discard(VALUES, 5)
+
+    benchmark(learn_and_discard)
+    assert indexes.plain.match(VALUES, [5]) == [0]
+
+
 def test_matching_is_20_times_faster_than_its_twin(all_hold: Indexes) -> None:
     hashes = BlockHashes.of(VALUES)
     compiled, plain = all_hold

@@ -18,8 +18,11 @@ SESSION_HEADERS = ("x-session-id",)
 SESSION_BOUND = 1.25
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
+_TOKENS_ALONE = f"{NOT_DONE} unless prefixCache.mode is `tokens`"
 LARGEST_WEIGHT = 1_000_000.0
 LONGEST_EJECTION = 86400.0
+DEFAULT_BLOCKS = {"text": 64, "tokens": 16, "off": 64}
+LARGEST_TOKEN_BLOCK = 8192
 DEFAULT_PORTS = {"vLLM": 8000, "SGLang": 30000}
 
 
@@ -138,12 +141,20 @@ class SchedulingSpec(Strict, frozen=True):
 
 
 class PrefixCacheSpec(Strict, frozen=True):
-    """What prompts are matched by."""
+    """What prompts are matched by: what the gateway itself sent (``text``), or what the engines say that they hold (``tokens``).
+
+    ``blockSize``: bytes of text, 64 by default; or the engines' own block size in tokens, 16 by default.
+    """
 
     mode: Literal["text", "tokens", "off"] = "text"
-    block_size: int = 64
+    block_size: int | None = None
     tokenizer: str = ""
     events: EventPorts | None = None
+
+    @property
+    def blocks_of(self) -> int:
+        """The block size that is meant."""
+        return self.block_size if self.block_size is not None else DEFAULT_BLOCKS[self.mode]
 
 
 class ModelServerSpec(Strict, frozen=True):
@@ -182,6 +193,11 @@ class ModelServer(Struct, frozen=True, rename="camel", omit_defaults=True, forbi
         port = self.spec.workload_port
         return port.port if port is not None else DEFAULT_PORTS[self.spec.inference_engine]
 
+    def events_of(self, endpoint: EndpointSpec) -> EventPorts | None:
+        """Where an endpoint's KV events are followed; None unless prompts are matched by token."""
+        cache = self.spec.prefix_cache
+        return (endpoint.events or cache.events) if cache.mode == "tokens" else None
+
     def faults(self) -> Iterator[Fault]:
         """What the types alone cannot say."""
         yield from check_metadata(self.metadata)
@@ -198,6 +214,7 @@ class ModelServer(Struct, frozen=True, rename="camel", omit_defaults=True, forbi
         yield from _traffic_faults(spec.traffic_policy)
         yield from _scheduling_faults(spec.scheduling)
         yield from _prefix_faults(spec.prefix_cache)
+        yield from _event_faults(spec)
 
     def not_built(self) -> Iterator[Fault]:
         """Fields that are set and have no effect yet. The object is valid all the same."""
@@ -212,13 +229,16 @@ class ModelServer(Struct, frozen=True, rename="camel", omit_defaults=True, forbi
             here = f"spec.endpoints[{position}]"
             if one.role != "both":
                 yield Fault(f"{here}.role", f"{NOT_DONE}: an endpoint that only {one.role}s is sent nothing")
-            for field, value in (("group", one.group), ("labels", one.labels), ("events", one.events)):
+            for field, value in (("group", one.group), ("labels", one.labels)):
                 if value:
                     yield Fault(f"{here}.{field}", NOT_DONE)
-        if spec.prefix_cache.tokenizer:
-            yield Fault("spec.prefixCache.tokenizer", NOT_DONE)
-        if spec.prefix_cache.events is not None:
-            yield Fault("spec.prefixCache.events", NOT_DONE)
+            if one.events is not None and spec.prefix_cache.mode != "tokens":
+                yield Fault(f"{here}.events", _TOKENS_ALONE)
+        if spec.prefix_cache.mode != "tokens":
+            if spec.prefix_cache.tokenizer:
+                yield Fault("spec.prefixCache.tokenizer", _TOKENS_ALONE)
+            if spec.prefix_cache.events is not None:
+                yield Fault("spec.prefixCache.events", _TOKENS_ALONE)
 
 
 def _port_faults(port: int, path: str) -> Iterator[Fault]:
@@ -348,7 +368,28 @@ def _args_faults(args: dict[str, object], known: tuple[str, ...], path: str) -> 
 
 
 def _prefix_faults(cache: PrefixCacheSpec) -> Iterator[Fault]:
+    here = "spec.prefixCache"
     if cache.mode == "tokens":
-        yield Fault("spec.prefixCache.mode", "`tokens` is not built yet: use `text`")
-    if not 8 <= cache.block_size <= 65536:
-        yield Fault("spec.prefixCache.blockSize", f"must be 8 to 65536 bytes, not {cache.block_size}")
+        if not 1 <= cache.blocks_of <= LARGEST_TOKEN_BLOCK:
+            message = f"must be the engine's block size, 1 to {LARGEST_TOKEN_BLOCK} tokens, not {cache.block_size}"
+            yield Fault(f"{here}.blockSize", message)
+        if not cache.tokenizer.startswith("/"):
+            message = "mode `tokens` needs the folder of tokenizer.json and the chat template, as an absolute path"
+            yield Fault(f"{here}.tokenizer", message)
+    elif not 8 <= cache.blocks_of <= 65536:
+        yield Fault(f"{here}.blockSize", f"must be 8 to 65536 bytes, not {cache.block_size}")
+
+
+def _event_faults(spec: ModelServerSpec) -> Iterator[Fault]:
+    places = [(f"spec.endpoints[{position}].events", one.events) for position, one in enumerate(spec.endpoints)]
+    for path, events in [*places, ("spec.prefixCache.events", spec.prefix_cache.events)]:
+        if events is not None:
+            yield from _port_faults(events.port, f"{path}.port")
+            if events.replay_port is not None:
+                yield from _port_faults(events.replay_port, f"{path}.replayPort")
+    if spec.prefix_cache.mode == "tokens" and spec.prefix_cache.events is None:
+        for path, events in places:
+            if events is None:
+                yield Fault(
+                    path, "mode `tokens` needs the engine's KV events: give ports here, or in `prefixCache.events`"
+                )

@@ -146,6 +146,10 @@ class EngineScraper:
         self._prefixes: PrefixIndex | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
+    def attached(self) -> tuple[SharedMemory, Slots] | None:
+        """The shared memory that it writes to at present, with its slots in the sidecar's row."""
+        return (self._memory, self._slots) if self._memory is not None and self._slots is not None else None
+
     async def run(self) -> None:
         """Follow endpoints as they come and go, until cancelled."""
         verified = ssl.create_default_context(cafile=self._authorities or None)

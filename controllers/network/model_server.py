@@ -45,7 +45,7 @@ def translate(item: ModelServer) -> model.Server:
         model=spec.model,
         scheduling=_scheduling(spec.scheduling),
         prefix_cache=model.PrefixCache(
-            mode="off" if spec.prefix_cache.mode == "off" else "text", block_size=spec.prefix_cache.block_size
+            mode=spec.prefix_cache.mode, block_size=spec.prefix_cache.blocks_of, tokenizer=spec.prefix_cache.tokenizer
         ),
         traffic=model.Traffic(
             timeout=seconds(traffic.timeout) or 0,
@@ -65,6 +65,7 @@ def endpoint_of(item: ModelServer, spec: EndpointSpec) -> model.Endpoint:
     """An endpoint that the object itself lists. Its address is its identity: nothing else tells it from another."""
     namespace, port = item.metadata.namespace, item.spec.workload_port
     number = spec.port or item.default_port
+    events = item.events_of(spec)
     return model.Endpoint(
         name=f"{namespace}/{spec.name}",
         server=f"{namespace}/{item.metadata.name}",
@@ -74,6 +75,8 @@ def endpoint_of(item: ModelServer, spec: EndpointSpec) -> model.Endpoint:
         scheme=port.protocol if port is not None else "http",
         role=spec.role,
         group=spec.group,
+        events_port=events.port if events is not None else 0,
+        replay_port=(events.replay_port or 0) if events is not None else 0,
     )
 
 

@@ -1,4 +1,4 @@
-"""The sidecar's wiring: store → queue → reconcilers → desired state → publisher; beside it the scraper and the state file."""
+"""The sidecar's wiring: store → queue → reconcilers → desired state → publisher; beside it scraper, followers and the state file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from controllers.network.desired import DesiredState
 from controllers.network.engine_metrics import EngineScraper
+from controllers.network.kv_events.followers import Followers, targets
 from controllers.network.model_route import ModelRouteReconciler
 from controllers.network.model_server import ModelServerReconciler
 from controllers.network.publisher import Publisher
@@ -57,7 +58,10 @@ class Sidecar:
                     lambda: list(self.desired.endpoints.values()), self._run_directory, authorities=self._authorities
                 )
                 tasks.create_task(scraper.run())
-                tasks.create_task(StateFile(self._store, self._reconcilers, self._run_directory).run())
+                followers = Followers(lambda: targets(self.desired), scraper.attached)
+                tasks.create_task(followers.run())
+                state = StateFile(self._store, self._reconcilers, self._run_directory, followers.report)
+                tasks.create_task(state.run())
 
     async def _synced(self) -> None:
         """Wait until what was there at the start was worked on: who asks before gets no answer, and serves on from its last."""

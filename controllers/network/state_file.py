@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 class StateFile:
-    """Conditions of the objects of some kinds, and the problems of the store."""
+    """Conditions of the objects of some kinds, the problems of the store, and how the followers of KV events stand."""
 
-    def __init__(self, store: Store, kinds: Iterable[str], run_directory: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        kinds: Iterable[str],
+        run_directory: Path,
+        followers: Callable[[], list[dict[str, Any]]] = list,
+    ) -> None:
+        """``followers``: a report of each endpoint that is followed."""
+        self._followers = followers
         self._store = store
         self._kinds = tuple(kinds)
         self._file = run_directory / FILE_NAME
@@ -60,6 +68,7 @@ class StateFile:
                 for problems in self._store.problems.values()
                 for one in problems
             ],
+            "kvEvents": self._followers(),
         }
 
     def _object(self, item: Any) -> dict[str, Any]:

@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 FILE_NAME = "controllers.json"
 FORMAT_VERSION = 1
 
 
 class Told(Struct, frozen=True):
-    """The document of ``controllers.network.state_file``; empty while there is none that this version can read."""
+    """The document of ``controllers.network.state_file``; empty while there is none that this version can read.
+
+    ``kv_events``: how each follower of an engine's KV events stands.
+    """
 
     version: int = FORMAT_VERSION
     objects: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
+    kv_events: list[dict[str, Any]] = field(default_factory=list, name="kvEvents")
 
 
 def read(directory: Path) -> Told:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from _fastpath.hashing import BlockHashes
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from gateway.exchange import OPERATIONS, Exchange
@@ -14,6 +15,7 @@ from gateway.routing.match import match
 from gateway.scheduling.place import Hashers, session_of
 from gateway.scheduling.pool import SERVES, ServerPool
 from gateway.settings import Settings
+from gateway.tokens.service import PromptTokens
 from gateway.world import GatewayWorld
 
 
@@ -23,6 +25,7 @@ class Explainer:
     def __init__(self, memory: SharedMemory, settings: Settings) -> None:
         self._scheduler = Scheduler(memory)
         self._hashers = Hashers(memory)
+        self._tokens = PromptTokens(settings.tokens)
         self._settings = settings
 
     def explain(self, world: GatewayWorld, body: bytes, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -44,20 +47,33 @@ class Explainer:
         if matched is None:
             return document
         total = sum(target.weight for target in matched.rule.targets) or 1
+        adapter = exchange.model if matched.is_adapter else ""
         for target in matched.rule.targets:
             pool = world.servers.get(target.server)
             part: dict[str, Any] = {"server": target.server, "share": target.weight / total}
-            document["servers"].append(part | (self._server(exchange, pool) if pool else {"missing": True}))
+            document["servers"].append(part | (self._server(exchange, pool, adapter) if pool else {"missing": True}))
         return document
 
-    def _server(self, exchange: Exchange, pool: ServerPool) -> dict[str, Any]:
+    def _hashes(self, exchange: Exchange, pool: ServerPool, adapter: str) -> tuple[BlockHashes | None, int, str]:
+        """Hashes of the prompt, its tokens, and by what it is matched: ``text``, ``tokens``, or why not by token."""
         assert exchange.scan is not None
-        hashes = self._hashers.prompt(exchange.body, exchange.scan, pool.server.prefix_cache)
+        cache, outcome = pool.server.prefix_cache, "text"
+        if cache.mode == "tokens":
+            found = self._tokens.at_once(cache.tokenizer, exchange.path, exchange.body)
+            if found.ids is not None:
+                hashes = self._hashers.tokens(found.ids, adapter, found.salt, cache.block_size)
+                return hashes, max(1, len(found.ids)), "tokens"
+            outcome = f"text ({found.outcome})"
+        return self._hashers.prompt(exchange.body, exchange.scan, cache), exchange.prompt_tokens, outcome
+
+    def _server(self, exchange: Exchange, pool: ServerPool, adapter: str) -> dict[str, Any]:
+        assert exchange.scan is not None
+        hashes, prompt_tokens, matched_by = self._hashes(exchange, pool, adapter)
         decision = self._scheduler.decide(
             pool.pool,
             pool.policy,
             hashes,
-            exchange.prompt_tokens,
+            prompt_tokens,
             exchange.output_tokens,
             time.monotonic(),
             SERVES,
@@ -74,6 +90,7 @@ class Explainer:
         others = (row["endpoint"] for row in candidates if row["score"] is not None and row["endpoint"] != choice)
         return {
             "policy": pool.server.scheduling.policy,
+            "matched_by": matched_by,
             "blocks": len(hashes) if hashes is not None else 0,
             "choice": choice,
             "runner_up": next(others, None),

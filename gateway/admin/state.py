@@ -80,6 +80,7 @@ class State:
             "endpoints": self.endpoints(),
             "objects": told.objects,
             "problems": told.problems,
+            "kv_events": told.kv_events,
         }
 
     def endpoints(self) -> list[dict[str, Any]]:

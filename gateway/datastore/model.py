@@ -78,10 +78,14 @@ class Scheduling(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class PrefixCache(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What prompts are matched by: blocks of so many bytes of text, or nothing."""
+    """What prompts are matched by: blocks of so many bytes of text, of so many tokens, or nothing.
 
-    mode: Literal["text", "off"] = "text"
+    ``tokenizer``: the folder of the model's tokenizer and chat template where the gateway runs, for tokens.
+    """
+
+    mode: Literal["text", "tokens", "off"] = "text"
     block_size: int = 64
+    tokenizer: str = ""
 
 
 class Outlier(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -120,7 +124,10 @@ class Server(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Endpoint(Struct, frozen=True, omit_defaults=True, gc=False):
-    """One engine. ``identity`` tells it from another that gets the same address later (a pod's uid and port)."""
+    """One engine. ``identity`` tells it from another that gets the same address later (a pod's uid and port).
+
+    ``events_port`` and ``replay_port``: where it publishes its KV events, 0 for nowhere.
+    """
 
     name: str
     server: str
@@ -130,6 +137,8 @@ class Endpoint(Struct, frozen=True, omit_defaults=True, gc=False):
     scheme: Literal["http", "https"] = "http"
     role: Role = "both"
     group: str = ""
+    events_port: int = 0
+    replay_port: int = 0
 
     @property
     def key(self) -> str:

@@ -135,14 +135,6 @@ def parse_secret(text: bytes) -> bytes:
     return secret
 
 
-def without_effect(keys: list[KeyEntry], tenants: dict[str, Tenant], others: Tenant) -> list[str]:
-    """Fields that are set and that nothing honours yet."""
-    all_tenants = [*tenants.values(), others]
-    weights = any(one.weight != 1.0 for one in all_tenants)
-    priorities = any(one.priority for one in all_tenants) or any(key.priority is not None for key in keys)
-    return ["weight"] * weights + ["priority"] * priorities
-
-
 def _mapping(text: bytes, known: set[str], faults: list[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text.decode())

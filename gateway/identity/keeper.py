@@ -18,7 +18,6 @@ from gateway.identity.directory import (
     parse_keys,
     parse_secret,
     parse_tenants,
-    without_effect,
 )
 from gateway.identity.gate import ApiKey, Gate
 from gateway.identity.watched_file import WatchedFile
@@ -122,8 +121,6 @@ class Keeper:
 
     def _put(self, directory: Directory, keys: list[ApiKey]) -> None:
         self.gate.replace(keys, directory.caller_of)
-        for field in without_effect(self._keys, *self._tenants):
-            logger.warning("`%s` of tenants and keys has no effect yet: requests are not queued", field)
 
     def _read_jwks(self) -> None:
         assert self._issuer is not None

@@ -42,6 +42,7 @@ FAMILIES: tuple[Family, ...] = (
     ("penstock_queue_duration_seconds", ("server", "outcome"), REQUEST_SECONDS),
     ("penstock_schedule_decisions_total", ("model", "policy", "outcome"), ()),
     ("penstock_upstream_ejections_total", ("server", "reason"), ()),
+    ("penstock_prompts_tokenised_total", ("server", "outcome"), ()),
 )
 HELP = {
     "penstock_requests_total": "Requests by outcome; code 499 is a client that left.",
@@ -59,6 +60,7 @@ HELP = {
     "penstock_schedule_duration_seconds": "What the choice of an endpoint took.",
     "penstock_schedule_decisions_total": "Choices of an endpoint; outcome is `chosen`, or why nobody was.",
     "penstock_queue_duration_seconds": "What requests waited while every endpoint was full; outcome is served, refused, late or left.",
+    "penstock_prompts_tokenised_total": "Prompts for servers that match by token; any outcome but `tokens` was matched by text.",
     "penstock_client_retries_total": "Requests that their SDK called a retry.",
     "penstock_upstream_ejections_total": "Endpoints that were left alone, by their last failure: an error's code, or `status_503`.",
 }
@@ -187,6 +189,10 @@ class RequestMetrics:
     def ejected(self, server: str, reason: str) -> None:
         """Count an endpoint that is left alone for a while."""
         self._count("penstock_upstream_ejections_total", server, reason)
+
+    def tokenised(self, server: str, outcome: str) -> None:
+        """Count a prompt that was to be matched by token."""
+        self._count("penstock_prompts_tokenised_total", server, outcome)
 
     def limited(self, route: str, limit: str) -> None:
         """Count a request that a limit refused."""

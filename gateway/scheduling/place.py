@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,17 @@ from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import endpoint_identity
 from gateway.datastore.model import PrefixCache
+from gateway.datastore.token_seed import salted_seed, token_seed
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
 
 if TYPE_CHECKING:
     from _fastpath.health import Reading
+
 MEASURED_TOKENS = 512
 """A prefill of fewer tokens says more of everything else than of the engine's speed."""
+TEXT_BLOCK = 64
+"""Bytes of a block when a prompt that was to be matched by token is matched by text."""
 
 
 class Placement:
@@ -65,6 +70,10 @@ class Placer:
         """The hashes that a server matches prompts by; computed once a request, however often it is placed."""
         return self._hashers.prompt(body, found, server.server.prefix_cache, salt)
 
+    def hash_tokens(self, server: ServerPool, ids: array[int], adapter: str, salt: str) -> BlockHashes:
+        """The same for a server that matches by token."""
+        return self._hashers.tokens(ids, adapter, salt, server.server.prefix_cache.block_size)
+
     def place(
         self,
         server: ServerPool,
@@ -73,10 +82,12 @@ class Placer:
         output_tokens: int,
         tried: Sequence[int],
         session: int = 0,
+        learn: bool = True,
     ) -> Placement:
         """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull.
 
-        ``session``: what :func:`session_of` says, 0 for none.
+        ``session``: what :func:`session_of` says, 0 for none. Without ``learn`` the endpoint is not taken to hold the prompt from now on:
+        it says so itself.
         """
         decision = self._scheduler.decide(
             server.pool,
@@ -89,6 +100,7 @@ class Placer:
             tried,
             False,
             session,
+            learn,
         )
         if decision is None:
             raise refusal(server, self._scheduler.filtered(server.pool))
@@ -136,12 +148,25 @@ class Hashers:
         """Hashes of the prompt as it stands in the body; model, tools and salt are part of every hash."""
         if cache.mode == "off" or found.prompt_end == 0:
             return None
-        hasher = self._by_size.get(cache.block_size)
-        if hasher is None:
-            hasher = self._by_size[cache.block_size] = Hasher(self._key, cache.block_size)
+        hasher = self._of_size(TEXT_BLOCK if cache.mode == "tokens" else cache.block_size)
         tools = found.span("tools")
         seed = hasher.seed(found.model or "", body[tools[0] : tools[1]] if tools is not None else b"", salt)
         return hasher.hash_text(body, found.prompt_start, found.prompt_end, seed)
+
+    def tokens(self, ids: array[int], adapter: str, salt: str, block_tokens: int) -> BlockHashes:
+        """Hashes of token blocks, as the sidecar makes them of engines' events.
+
+        The block of the last token is left out: engines compute it in any case, whatever they hold.
+        """
+        hasher = self._of_size(TEXT_BLOCK)
+        seed = salted_seed(hasher, adapter, salt) if salt else token_seed(hasher, adapter)
+        return hasher.hash_tokens(ids[: max(0, len(ids) - 1)], block_tokens, seed)
+
+    def _of_size(self, size: int) -> Hasher:
+        hasher: Hasher | None = self._by_size.get(size)
+        if hasher is None:
+            hasher = self._by_size[size] = Hasher(self._key, size)
+        return hasher
 
 
 def session_of(server: ServerPool, header: Callable[[str], str | None], prompt_cache_key: str | None) -> int:

@@ -5,4 +5,4 @@ cdef class ServerPool:
     cdef readonly tuple endpoints
     cdef readonly Pool pool
     cdef readonly Policy policy
-    cdef readonly bint keeps_sessions
+    cdef readonly bint keeps_sessions, matches_tokens

@@ -32,6 +32,7 @@ class ServerPool:
         self.endpoints = endpoints
         self.pool = pool
         self.policy = policy
+        self.matches_tokens = server.prefix_cache.mode == "tokens"
         self.keeps_sessions = server.scheduling.weights.get("session", 0.0) > 0
         """Whether what names a request's session counts in the choice."""
 

@@ -40,6 +40,7 @@ from gateway.scheduling.place import Placer
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
 from gateway.supervisor.serving import InheritedSocketServer, tune_process, yield_to_loop
+from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import UpstreamClient
 from gateway.world import GatewayCompiler, GatewayReplica
 
@@ -81,6 +82,7 @@ class Worker:
         self._client = UpstreamClient(self._deadlines, authorities=settings.upstream_ca_file)
         self._keeper = _keeper(settings, Path(orders.run_directory))
         gate = self._keeper.gate if self._keeper is not None else None
+        self._tokens = PromptTokens(settings.tokens)
         self._subscriber = Subscriber(self._replica, Path(orders.run_directory), self._note_snapshot)
         self._room = WaitingRoom(settings.queue.length, settings.queue.seconds, time.monotonic)
         self._pipeline = Pipeline(
@@ -96,6 +98,7 @@ class Worker:
                 deadlines=self._deadlines,
                 sockets=ClientSockets(),
                 gate=gate,
+                tokens=self._tokens,
             )
         )
         app = App(self._pipeline, lambda: self._replica.world, self._readiness, gate=gate)
@@ -130,6 +133,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
+        self._tokens.close()
         self._deadlines.close()
         self._access_log.close()
         return 0 if term in ended else 1

@@ -79,7 +79,8 @@ def _text(document: dict[str, Any]) -> str:
             continue
         chosen = server["choice"] or "nobody"
         second = f", runner-up: {server['runner_up']}" if server.get("runner_up") else ""
-        lines.append(f"policy {server['policy']}, {server['blocks']} blocks of prompt, choice: {chosen}{second}\n")
+        blocks = f"{server['blocks']} blocks of prompt by {server['matched_by']}"
+        lines.append(f"policy {server['policy']}, {blocks}, choice: {chosen}{second}\n")
         rows = [
             [
                 "->" if one["endpoint"] == server["choice"] else "",

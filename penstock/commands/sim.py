@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
+from pathlib import Path
 
 import click
 
@@ -58,6 +59,11 @@ ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 @click.option("--block-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--kv-events", is_flag=True, help="Publish KV events on tcp port + 1000, replay on port + 2000.")
 @click.option(
+    "--tokenizer",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of tokenizer.json and chat template, in place of four bytes a token.",
+)
+@click.option(
     "--speed",
     type=ABOVE_ZERO,
     default=1.0,
@@ -78,6 +84,7 @@ def command(
     kv_tokens: int,
     block_size: int,
     kv_events: bool,
+    tokenizer: Path | None,
     speed: float,
     quiet: bool,
 ) -> None:
@@ -87,9 +94,15 @@ def command(
     penstock sim --port 8000 --port 8001 --model demo-8b
     curl -d '{"kind":"die_after","after":5}' 127.0.0.1:8000/sim/faults
     """
+    from simulator.bodies import WORDS, Tokenizer
     from simulator.engine import Profile
     from simulator.server import Options, SimulatedEngine
 
+    words: Tokenizer = WORDS
+    if tokenizer is not None:
+        from simulator.tokenizer import FolderTokenizer
+
+        words = FolderTokenizer(tokenizer)
     profile = Profile(
         prefill_tokens_per_second=prefill_speed,
         step_seconds=step_seconds,
@@ -115,6 +128,7 @@ def command(
                 events_endpoint=url(host, port + 1000, "tcp") if kv_events else None,
                 replay_endpoint=url(host, port + 2000, "tcp") if kv_events else None,
                 speed=speed,
+                words=words,
             )
             engine = SimulatedEngine(options)
             try:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,8 +61,57 @@ spec:
   - targetModels:
     - modelServerName: {name}
 """
-    for name in ("tiny", "plain-only", "tools-only")
+    for name in ("tiny", "plain-only", "tools-only", "by-token")
 )
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+"""Of both engines: the model's own says nothing of tools."""
+MODEL = Path(os.environ.get("PENSTOCK_ENGINES_HOME", Path.home() / ".cache" / "penstock-engines")) / "model"
+TOOL_FLAGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+
+
+def by_token(tokenizer, block_size):
+    """A server of both engines that follows their KV events."""
+    endpoints = "".join(
+        f"  - {{name: {name}, address: 127.0.0.1, port: {port}, events: {{port: {port + 1000}, replayPort: {port + 2000}}}}}\n"
+        for name, port in (("plain", PLAIN), ("tools", TOOLS))
+    )
+    return f"""\
+---
+apiVersion: serving.penstock.dev/v1alpha1
+kind: ModelServer
+metadata:
+  name: by-token
+spec:
+  inferenceEngine: vLLM
+  model: tiny
+  prefixCache: {{mode: tokens, tokenizer: {tokenizer}, blockSize: {block_size}}}
+  endpoints:
+{endpoints}"""
+
+
+def start(name, port, flags):
+    """Start an engine and wait until it is ready."""
+    # an engine binds where its endpoint has a star; elsewhere it would connect, and nobody could subscribe
+    events = {
+        "enable_kv_cache_events": "true",
+        "publisher": "zmq",
+        "endpoint": f"tcp://*:{port + 1000}",
+        "replay_endpoint": f"tcp://*:{port + 2000}",
+    }
+    published = [f"--kv-events-config.{key}={value}" for key, value in events.items()]
+    flags = ("--", "--chat-template", TEMPLATE, *published, *flags)
+    subprocess.run([ENGINES, "up", name, str(port), "plain", *flags], check=True, timeout=300)
+
+
+def stop(name):
+    """End an engine."""
+    subprocess.run([ENGINES, "down", name], check=True)
+
+
+def block_size(port):
+    """Tokens of a block, as the engine says."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        return int(re.search(r'block_size="(\d+)"', response.read().decode())[1])
 
 
 @pytest.fixture(scope="session")
@@ -73,16 +124,13 @@ def engines():
         pytest.skip(reason)
     started = []
     try:
-        for name, port, flags in (
-            ("penstock-plain", PLAIN, ()),
-            ("penstock-tools", TOOLS, ("--", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")),
-        ):
-            subprocess.run([ENGINES, "up", name, str(port), "plain", *flags], check=True, timeout=300)
+        for name, port, flags in (("penstock-plain", PLAIN, ()), ("penstock-tools", TOOLS, TOOL_FLAGS)):
+            start(name, port, flags)
             started.append(name)
         yield PLAIN, TOOLS
     finally:
         for name in started:
-            subprocess.run([ENGINES, "down", name], check=True)
+            stop(name)
 
 
 class Gateway:
@@ -94,16 +142,32 @@ class Gateway:
         self.port, self.admin_port = information["port"], information["admin_port"]
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
 
+    def explain(self, body):
+        """The document of ``/debug/explain``."""
+        data = json.dumps(body).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/debug/explain", data, timeout=30) as response:
+            return json.load(response)
+
     def state(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/debug/state", timeout=5) as response:
             return json.load(response)
 
 
 @pytest.fixture(scope="session")
-def gateway(engines, tmp_path_factory):
+def tokenizer(engines, tmp_path_factory):
+    """Folder of the engines' tokenizer and chat template."""
+    folder = tmp_path_factory.mktemp("model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(MODEL / name, folder)
+    shutil.copy(TEMPLATE, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gateway(engines, tokenizer, tmp_path_factory):
     """Penstock with two workers in front of both engines."""
     folder, directory = tmp_path_factory.mktemp("config"), tmp_path_factory.mktemp("run")
-    (folder / "tiny.yaml").write_text(CONFIG)
+    (folder / "tiny.yaml").write_text(CONFIG + by_token(tokenizer, block_size(PLAIN)))
     command = [sys.executable, "-m", "penstock", "run", "-f", folder, "--run-directory", directory]
     with (directory / "access.log").open("wb") as log:
         process = subprocess.Popen(
@@ -120,7 +184,8 @@ def gateway(engines, tmp_path_factory):
                 time.sleep(0.1)
                 continue
             scraped = [one for one in state["endpoints"] if one["scrape_age_seconds"] is not None]
-            if len(scraped) == 4 and all(one["sequence"] for one in state["workers"]):
+            followed = [one for one in state["kv_events"] if one["connected"]]
+            if len(scraped) == 6 and len(followed) == 2 and all(one["sequence"] for one in state["workers"]):
                 break
             time.sleep(0.1)
         else:

@@ -40,7 +40,7 @@ def endpoint(raw):
 
 
 def test_lists_the_routed_models(client):
-    assert [model.id for model in client.models.list()] == ["plain-only", "tiny", "tools-only"]
+    assert [model.id for model in client.models.list()] == ["by-token", "plain-only", "tiny", "tools-only"]
     assert client.models.retrieve("tiny").id == "tiny"
 
 

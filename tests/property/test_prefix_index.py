@@ -61,6 +61,19 @@ class PrefixMachine(RuleBasedStateMachine):
         self.compiled[mapping].forget(slot)
         self.plain.forget(slot)
 
+    @rule(
+        mapping=st.integers(0, 1),
+        slot=SLOT,
+        prompt=st.integers(0, PROMPTS - 1),
+        stem=st.integers(0, 30),
+        first=st.integers(0, 30),
+        last=st.integers(0, 30),
+    )
+    def discard(self, mapping, slot, prompt, stem, first, last):
+        hashes = self.hashes(prompt, stem, last)[first:]
+        self.compiled[mapping].discard(BlockHashes.of(hashes), slot)
+        self.plain.discard(hashes, slot)
+
     @rule(mapping=st.integers(0, 1))
     def clear(self, mapping):
         self.compiled[mapping].clear()

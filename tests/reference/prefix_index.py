@@ -39,6 +39,11 @@ class PrefixIndex:
         for held in self._holders.values():
             held.discard(slot)
 
+    def discard(self, hashes: Iterable[int], slot: int) -> None:
+        self._check(slot)
+        for value in hashes:
+            self._holders[value].discard(slot)
+
     def clear(self) -> None:
         self._holders.clear()
 

@@ -1,6 +1,7 @@
 """Engines: simulated ones in a thread of their own, and one that answers with whatever bytes a test wants."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import socket
@@ -8,29 +9,46 @@ import threading
 from dataclasses import dataclass, field
 from time import monotonic
 
+from simulator.bodies import WORDS
 from simulator.engine import Profile
 from simulator.server import Options, SimulatedEngine
 
 logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # clients that leave are what many tests are about
 
 
-class Engines:
-    """Simulated engines on free ports, in one thread."""
+def free_ports(count):
+    """Ports that nobody listens on just now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
-    def __init__(self, count, model="demo", adapters=(), speed=1.0, **profile):
+
+class Engines:
+    """Simulated engines on free ports, in one thread. With ``kv_events``, ``event_ports`` has pairs of live and replay port."""
+
+    def __init__(self, count, model="demo", adapters=(), speed=1.0, kv_events=False, words=WORDS, **profile):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engines", daemon=True)
         self._options = Options(
-            model=model, adapters=tuple(adapters), port=0, speed=speed, profile=Profile(**profile), maximum_length=10**7
+            model=model,
+            adapters=tuple(adapters),
+            port=0,
+            speed=speed,
+            profile=Profile(**profile),
+            maximum_length=10**7,
+            words=words,
         )
+        self.event_ports = [tuple(free_ports(2)) for _ in range(count)] if kv_events else []
         self._count = count
         self.engines = []
         self.ports = []
 
     def __enter__(self):
         self._thread.start()
-        for _ in range(self._count):
-            engine = SimulatedEngine(self._options)
+        for position in range(self._count):
+            engine = SimulatedEngine(self._options_of(position))
             self.ports.append(self._do(engine.start()))
             self.engines.append(engine)
         return self
@@ -43,6 +61,12 @@ class Engines:
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
+    def _options_of(self, position, **more):
+        if self.event_ports:
+            live, replay = (f"tcp://127.0.0.1:{port}" for port in self.event_ports[position])
+            more |= {"events_endpoint": live, "replay_endpoint": replay}
+        return dataclasses.replace(self._options, **more)
+
     def _do(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=10)
 
@@ -52,10 +76,7 @@ class Engines:
 
     def restart(self, position):
         """Start an engine anew on the port it had."""
-        options = Options(
-            **{name: getattr(self._options, name) for name in Options.__slots__} | {"port": self.ports[position]}
-        )
-        self.engines[position] = SimulatedEngine(options)
+        self.engines[position] = SimulatedEngine(self._options_of(position, port=self.ports[position]))
         self._do(self.engines[position].start())
 
     def fault(self, position, **content):

@@ -48,7 +48,7 @@ def test_what_is_left_out_has_its_default():
     assert (spec.model, spec.workload_port, spec.kv_connector) == (None, None, None)
     assert spec.traffic_policy == TrafficPolicy("120s", "60s", "1s", Retry(1, "100ms", 20), 0)
     assert (spec.scheduling.policy, spec.scheduling.scorers, spec.scheduling.picker) == ("cost", [], "best")
-    assert (spec.prefix_cache.mode, spec.prefix_cache.block_size) == ("text", 64)
+    assert (spec.prefix_cache.mode, spec.prefix_cache.blocks_of) == ("text", 64)
     assert (spec.endpoints[0].port, spec.endpoints[0].role) == (None, "both")
 
 
@@ -154,7 +154,26 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
         (SESSION + "{headers: [a b]}}]}", "spec.scheduling.scorers[0].args.headers"),
         (SESSION + "{loadBound: 0.5}}]}", "spec.scheduling.scorers[0].args.loadBound"),
         (SESSION + "{header: [a]}}]}", "spec.scheduling.scorers[0].args.header"),
-        (ENDPOINTS + "prefixCache: {mode: tokens}", "spec.prefixCache.mode"),
+        (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 1}}", "spec.prefixCache.tokenizer"),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: models/m, events: {port: 1}}",
+            "spec.prefixCache.tokenizer",
+        ),
+        (ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m}", "spec.endpoints[0].events"),
+        (ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 0}}", "spec.prefixCache.events.port"),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1, replayPort: 65536}}",
+            "spec.prefixCache.events.replayPort",
+        ),
+        ("endpoints: [{name: e, address: a, events: {port: 70000}}]", "spec.endpoints[0].events.port"),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1}, blockSize: 8193}",
+            "spec.prefixCache.blockSize",
+        ),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1}, blockSize: 0}",
+            "spec.prefixCache.blockSize",
+        ),
         (ENDPOINTS + "prefixCache: {blockSize: 7}", "spec.prefixCache.blockSize"),
         (ENDPOINTS + "prefixCache: {blockSize: 65537}", "spec.prefixCache.blockSize"),
     ],
@@ -185,7 +204,7 @@ def test_all_faults_are_found_at_once():
     model: ""
     endpoints: [{name: "", address: "", port: 0}]
     trafficPolicy: {timeout: x, connect: y}
-    prefixCache: {mode: tokens, blockSize: 1}
+    prefixCache: {mode: tokens, tokenizer: /m, blockSize: 0}
     """
     assert len(faults(server(spec))) == 8
 
@@ -206,6 +225,12 @@ def test_a_scorer_that_is_to_come_is_refused_as_not_built_rather_than_unknown(sc
         ("endpoints: [{name: e, address: a}, {name: f, address: b, labels: {x: y}}]", ["spec.endpoints[1].labels"]),
         ("endpoints: [{name: e, address: a, events: {port: 1}}]", ["spec.endpoints[0].events"]),
         ("endpoints: [{name: e, address: a, role: prefill}]", ["spec.endpoints[0].role"]),
+        (ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1}}", []),
+        (
+            "endpoints: [{name: e, address: a, events: {port: 1, replayPort: 2}}]\n"
+            "prefixCache: {mode: tokens, tokenizer: /m, blockSize: 128}",
+            [],
+        ),
         (ENDPOINTS + "prefixCache: {tokenizer: t}", ["spec.prefixCache.tokenizer"]),
         (ENDPOINTS + "prefixCache: {events: {port: 1}}", ["spec.prefixCache.events"]),
     ],

@@ -131,6 +131,18 @@ def test_a_prefix_cache_can_be_off():
     assert served(test_model_server.ENDPOINTS + 'prefixCache: {mode: "off"}').prefix_cache.mode == "off"
 
 
+def test_matching_by_token_carries_tokenizer_block_size_and_where_events_are():
+    text = (
+        "endpoints: [{name: a, address: h}, {name: b, address: i, events: {port: 7}}]\n"
+        "prefixCache: {mode: tokens, tokenizer: /models/m, events: {port: 5, replayPort: 6}}"
+    )
+    assert served(text).prefix_cache == model.PrefixCache("tokens", 16, "/models/m")
+    assert [(one.events_port, one.replay_port) for one in endpoints(server(text))] == [(5, 6), (7, 0)]
+    by_text = text.replace("mode: tokens", "mode: text")
+    assert served(by_text).prefix_cache == model.PrefixCache("text", 64, "/models/m")
+    assert [(one.events_port, one.replay_port) for one in endpoints(server(by_text))] == [(0, 0), (0, 0)]
+
+
 def test_endpoints_have_their_own_port_the_workloads_or_the_engines_usual_one():
     spec = "endpoints: [{name: a, address: x, port: 1234}, {name: b, address: y}]"
     assert [one.port for one in endpoints(server(spec))] == [1234, 8000]

@@ -132,6 +132,31 @@ def test_forgetting_the_last_holder_frees_the_place_without_an_eviction(index):
     assert index.match(blocks(1, 2), [5, 6]) == [0, 2]
 
 
+def test_a_discarded_block_is_held_by_the_others_and_later_blocks_stay(index):
+    for slot in (5, 6, 64 + 5):
+        index.learn(blocks(1, 2, 3), slot, 1.0)
+    index.discard(blocks(3), 5)
+    assert index.match(blocks(1, 2, 3), [5, 6, 69]) == [2, 3, 3]
+    index.discard(blocks(1), 6)
+    assert index.match(blocks(1, 2, 3), [5, 6, 69]) == [2, 0, 3]
+    index.learn(blocks(1), 6, 2.0)
+    assert index.match(blocks(1, 2, 3), [5, 6, 69]) == [2, 3, 3]
+
+
+def test_discarding_what_nobody_holds_changes_nothing(index):
+    index.learn(blocks(1), 5, 1.0)
+    index.discard(blocks(2, 1), 6)
+    index.discard(blocks(), 5)
+    assert index.match(blocks(1), [5, 6]) == [1, 0]
+    assert index.statistics()["entries"] == 1
+
+
+def test_discarding_for_the_last_holder_frees_the_place(index):
+    index.learn(blocks(1, 2), 5, 1.0)
+    index.discard(blocks(1, 2), 5)
+    assert index.statistics() == {"entries": 0, "capacity": CAPACITY, "evictions": 0}
+
+
 def test_clearing_forgets_everything(index):
     for slot in range(SLOTS):
         index.learn(blocks(1, 2), slot, 1.0)
@@ -215,6 +240,7 @@ def test_slots_out_of_range_are_refused(index):
         lambda: index.learn(blocks(1), SLOTS, 1.0),
         lambda: index.match(blocks(1), [0, SLOTS]),
         lambda: index.forget(SLOTS),
+        lambda: index.discard(blocks(1), SLOTS),
         lambda: index.learn(blocks(1), (1 << 64) - 1, 1.0),
     ):
         with pytest.raises(IndexError):

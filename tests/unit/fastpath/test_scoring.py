@@ -670,6 +670,13 @@ def test_a_dry_decision_does_not(fleet: Fleet) -> None:
     assert fleet.scheduler.prefixes.match(hashes(4), [0]) == [0]
 
 
+def test_a_decision_without_learning_charges_alone(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.decide(pool, hashes=hashes(4), learn=False)
+    assert fleet.scheduler.load.read(0, 0)[0] == 1
+    assert fleet.scheduler.prefixes.match(hashes(4), [0]) == [0]
+
+
 def test_a_decision_learns(fleet: Fleet) -> None:
     pool = fleet.pool(4)
     first = fleet.decide(pool, hashes=hashes(4), prompt_tokens=64)

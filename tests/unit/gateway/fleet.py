@@ -15,6 +15,7 @@ from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
+from gateway.tokens.service import PromptTokens
 from gateway.world import GatewayCompiler
 
 SERVER = "default/s"
@@ -77,6 +78,7 @@ class Fleet:
                 deadlines=Deadlines(),
                 sockets=ClientSockets(),
                 gate=gate,
+                tokens=PromptTokens(self.settings.tokens),
             )
         )
         self.sequence = 0

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import pytest
 
-from gateway.identity.directory import Directory, Tenant, parse_keys, parse_secret, parse_tenants, without_effect
+from gateway.identity.directory import Directory, Tenant, parse_keys, parse_secret, parse_tenants
 from gateway.identity.faults import FileFaults
 from gateway.settings import Settings, SettingsError, load
 from tests.support.issuer import AUDIENCE, ISSUER, SigningKey, document
@@ -130,14 +130,6 @@ def test_a_file_that_is_no_text_is_a_fault():
 def test_a_secret_has_sixteen_bytes():
     assert parse_secret(b" sixteen bytes ok\n") == b"sixteen bytes ok"
     assert faults(parse_secret, "short\n") == ["holds 5 bytes: a secret must have at least 16"]
-
-
-def test_what_nothing_honours_yet_is_known():
-    assert without_effect([], {}, Tenant()) == []
-    assert without_effect([], {"a": Tenant(weight=2)}, Tenant()) == ["weight"]
-    assert without_effect(parse_keys(f"keys: [{{name: a, sha256: {DIGEST}, priority: 1}}]".encode()), {}, Tenant()) == [
-        "priority"
-    ]
 
 
 class TestSettings:

@@ -86,7 +86,7 @@ def test_the_document_is_versioned_and_is_json(state):
     assert document["snapshot"] == {"epoch": 1, "sequence": 1, "controllers_heard": True, "age_seconds": None}
     assert set(document) == {
         "version", "penstock", "uptime_seconds", "process", "snapshot", "workers", "routes", "servers", "endpoints",
-        "objects", "problems",
+        "objects", "problems", "kv_events",
     }  # fmt: skip
 
 

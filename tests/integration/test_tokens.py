@@ -1,0 +1,177 @@
+"""A real gateway and engines that publish KV events: requests go where their tokens are, whoever caused that."""
+
+import json
+import random
+import urllib.request
+
+import pytest
+
+from simulator.tokenizer import FolderTokenizer
+from tests.support import config
+from tests.support.client import ask, chat
+from tests.support.engines import Engines
+from tests.support.gateway import Gateway
+from tests.support.tokenizer import make_tokenizer
+from tests.support.waiting import wait_until
+
+BLOCK = 16
+LONG = "The river above the dam carries more water in spring than the turbines can take. " * 20
+
+
+def server(engines, folder, **more):
+    endpoints = [
+        {
+            "name": f"engine-{number}",
+            "address": "127.0.0.1",
+            "port": port,
+            "events": {"port": live, "replayPort": replay},
+        }
+        for number, (port, (live, replay)) in enumerate(zip(engines.ports, engines.event_ports, strict=True), 1)
+    ]
+    cache = {"mode": "tokens", "tokenizer": str(folder), "blockSize": BLOCK, **more}
+    spec = {"inferenceEngine": "vLLM", "endpoints": endpoints, "prefixCache": cache}
+    return config.document("ModelServer", "demo", spec)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("model")
+    make_tokenizer(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def engines(folder):
+    with Engines(
+        2, adapters=("demo-sql",), speed=10, kv_events=True, words=FolderTokenizer(folder), block_size=BLOCK
+    ) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def gateway(engines, folder, tmp_path_factory):
+    text = server(engines, folder) + config.route("demo", loraAdapters=["demo-sql"])
+    settings = {"tokens.budget_seconds": 5}
+    with Gateway(tmp_path_factory.mktemp("gw"), {"demo.yaml": text}, **settings) as started:
+        wait_until(lambda: followed(started, 2))
+        yield started
+
+
+def followed(gateway, count):
+    return sum(one["connected"] for one in gateway.state()["kv_events"]) == count
+
+
+def directly(engines, position, body, path="/v1/chat/completions"):
+    """A request that the gateway knows nothing of. Its engine's own count of cached tokens."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{engines.ports[position]}{path}",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return json.load(response)["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+def expected(gateway, body, endpoint=None):
+    """Tokens that the gateway expects to be cached at an endpoint, or at each by name."""
+    (found,) = gateway.explain(body)["servers"]
+    assert found["matched_by"] == "tokens"
+    by_name = {one["endpoint"].rpartition("/")[2]: one["matched_blocks"] * BLOCK for one in found["candidates"]}
+    return by_name[endpoint] if endpoint else by_name
+
+
+def outcomes(gateway):
+    page = gateway.admin("/metrics").decode()
+    lines = [line for line in page.splitlines() if line.startswith("penstock_prompts_tokenised_total{")]
+    return {line.partition('outcome="')[2].partition('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_request_goes_where_an_event_says_that_its_prompt_is(gateway, engines, position):
+    body = chat(f"{position} {LONG}", max_tokens=2)
+    directly(engines, position, body)
+    name = f"engine-{position + 1}"
+    wait_until(lambda: expected(gateway, body, name) > 300)
+    assert expected(gateway, body, f"engine-{2 - position}") < 3 * BLOCK
+    for question in range(5):
+        longer = chat(f"{position} {LONG} Question {question}?", max_tokens=2)
+        assert gateway.ask(longer).endpoint == name
+    assert outcomes(gateway)["tokens"] >= 5
+
+
+def test_what_is_expected_is_what_the_engine_counts(gateway, engines):
+    chosen = random.Random(1)
+    texts = [f"{number} {LONG}"[: chosen.randrange(200, 1600)] for number in range(6)]
+    differ, cached = 0, 0
+    for _ in range(200):
+        messages = [{"role": "system", "content": chosen.choice(texts)}]
+        messages += [{"role": "user", "content": "x " * chosen.randrange(40)}] * chosen.randrange(1, 4)
+        body = {"model": "demo", "messages": messages, "max_tokens": 2}
+        if chosen.random() < 0.3:
+            body["tools"] = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}]
+        wanted = expected(gateway, body)
+        answer = gateway.ask(body)
+        found = answer.json["usage"]["prompt_tokens_details"]["cached_tokens"]
+        cached += found
+        differ += abs(wanted[answer.endpoint] - found)
+    assert cached > 10_000
+    assert differ <= 0.02 * cached, (differ, cached)
+
+
+def test_prompts_of_token_ids_are_matched_as_they_are(gateway, engines):
+    ids = [random.Random(2).randrange(500) for _ in range(400)]
+    body = {"model": "demo", "prompt": ids, "max_tokens": 2}
+    directly(engines, 1, body, "/v1/completions")
+
+    def matched():
+        (found,) = json.loads(gateway.admin("/debug/explain?path=/v1/completions", json.dumps(body).encode()))[
+            "servers"
+        ]
+        return {one["endpoint"].rpartition("/")[2]: one["matched_blocks"] for one in found["candidates"]}
+
+    wait_until(lambda: matched() == {"engine-1": 0, "engine-2": 24})
+    assert gateway.ask(body, "/v1/completions").endpoint == "engine-2"
+
+
+def test_what_cannot_be_tokenised_is_matched_by_text_and_counted(gateway):
+    before = outcomes(gateway).get("unsupported", 0)
+    body = {"model": "demo", "prompt": [LONG, LONG], "max_tokens": 2}
+    answers = [gateway.ask(body, "/v1/completions") for _ in range(3)]
+    assert [one.status for one in answers] == [200] * 3
+    assert len({one.endpoint for one in answers}) == 1
+    wait_until(lambda: outcomes(gateway).get("unsupported", 0) == before + 3)
+
+
+def test_an_engine_that_restarts_holds_nothing(gateway, engines):
+    body = chat(f"restart {LONG}", max_tokens=2)
+    directly(engines, 0, body)
+    wait_until(lambda: expected(gateway, body, "engine-1") > 300)
+    engines.stop(0)
+    wait_until(lambda: expected(gateway, body, "engine-1") == 0)
+    engines.restart(0)
+    wait_until(lambda: followed(gateway, 2))
+    assert expected(gateway, body, "engine-1") == 0
+    directly(engines, 0, body)
+    wait_until(lambda: expected(gateway, body, "engine-1") > 300)
+
+
+def test_the_sidecar_that_restarts_learns_by_replay_what_engines_hold(gateway, engines):
+    body = chat(f"sidecar {LONG}", max_tokens=2)
+    directly(engines, 1, body)
+    wait_until(lambda: expected(gateway, body, "engine-2") > 300)
+    gateway.kill_controllers()
+    wait_until(lambda: sum(one["replayed"] > 0 for one in gateway.state()["kv_events"]) == 2, seconds=20)
+    wait_until(lambda: expected(gateway, body, "engine-2") > 300)
+
+
+def test_a_folder_without_a_tokenizer_leaves_a_gateway_that_matches_by_text(engines, tmp_path):
+    text = server(engines, tmp_path / "missing") + config.route("demo")
+    with Gateway(tmp_path, {"demo.yaml": text}) as gateway:
+        answers = [ask(gateway.port, chat(f"missing {LONG}", max_tokens=2)) for _ in range(3)]
+        assert [one.status for one in answers] == [200] * 3
+        assert len({one.endpoint for one in answers}) == 1
+        assert gateway.explain(chat(LONG))["servers"][0]["matched_by"] == "text (no_tokenizer)"
+        # the first in a worker may be late: it waits for the library
+        wait_until(lambda: sum(outcomes(gateway).values()) == 3)
+        assert set(outcomes(gateway)) <= {"no_tokenizer", "late"}
+        assert "tokenizer.json" in gateway.stderr
