@@ -257,8 +257,6 @@ class TestTenants:
         assert listed == {"key-of-guest": ["demo-sql"], "key-of-a": ["demo", "demo-sql"], "key-for-sql": ["demo-sql"]}
         assert get(limited.port, "/v1/models/demo", bearer("key-of-guest")).status == 404
 
-    def test_what_has_no_effect_yet_is_said(self, limited):
-
 
 class TestFiles:
     def test_are_read_again_when_they_change(self, engines, tmp_path):
