@@ -27,5 +27,5 @@ async def fetch(address: str) -> bytes:
             return body
     except TimeoutError as error:
         raise OSError(f"did not answer within {SECONDS:g} s") from error
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, ValueError) as error:  # ValueError: a name of a host that is none
         raise OSError(str(error) or type(error).__name__) from error

@@ -50,14 +50,16 @@ class IssuerKeys:
         rules: TokenRules,
         algorithms: Collection[str],
         address: str,
-        fetch: Fetcher,
+        fetch: Fetcher | None,
         saved: Path,
         changed: Callable[[], None],
         wall: Callable[[], float],
         clock: Callable[[], float],
         pace: Pace | None = None,
     ) -> None:
-        """``saved``: where the last good keys lie; ``changed`` is called when the keys are others; ``wall``: Unix time."""
+        """``fetch`` is needed with an address. ``saved``: where the last good keys lie; ``changed`` is called when the keys are others;
+        ``wall``: Unix time.
+        """
         self._rules = rules
         self._algorithms = algorithms
         self._address = address
@@ -129,6 +131,7 @@ class IssuerKeys:
 
     async def refresh(self) -> None:
         """Fetch the keys once; a failure is logged when it is another than the last."""
+        assert self._fetch is not None
         try:
             self.take(await self._fetch(self._address))
         except (OSError, UnusableKeys) as error:

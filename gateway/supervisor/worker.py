@@ -216,7 +216,9 @@ class Worker:
 def _keeper(settings: Settings, run_directory: Path) -> Keeper | None:
     if not is_configured(settings.identity):
         return None
-    # a client of HTTP that nobody asked for shall take no memory
+    if not settings.identity.jwks_url:
+        return Keeper(settings.identity, run_directory, None, time.time, time.monotonic)
+    # a client of HTTP that nobody needs shall take no memory
     from gateway.identity.fetching import fetch  # noqa: PLC0415
 
     return Keeper(settings.identity, run_directory, fetch, time.time, time.monotonic)

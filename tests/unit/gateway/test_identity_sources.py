@@ -115,6 +115,9 @@ class TestFetching:
             await fetching.fetch(server.address)
         with pytest.raises(OSError, match="invalid"):
             await fetching.fetch("http://name.invalid/")
+        for address in ("http://a..b/", f"http://{'x' * 70}.invalid/", "http://"):
+            with pytest.raises(OSError):
+                await fetching.fetch(address)
 
     async def test_waits_for_so_long_and_no_longer(self, monkeypatch):
         monkeypatch.setattr(fetching, "SECONDS", 0.1)

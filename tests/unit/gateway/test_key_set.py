@@ -169,7 +169,18 @@ def test_two_keys_of_one_name_are_one(key, stranger):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b"{}", b'{"keys": 1}', b'{"keys": ["a"]}', b'{"keys": []}', b"[" * 10**5]
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"keys": 1}',
+        b'{"keys": ["a"]}',
+        b'{"keys": []}',
+        b"[" * 10**5,
+        '{"keys": []}'.encode("utf-16"),
+    ],
 )
 def test_what_is_no_set_of_keys_is_refused_with_the_reason(text):
     with pytest.raises(UnusableKeys) as refused:
