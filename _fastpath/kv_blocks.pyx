@@ -249,14 +249,13 @@ cdef class KVBlocks:
         cdef size_t i, filled = 0, last = min(self.places, first + min(places, self.places))
         if slot >= self.index.memory.header.slots:
             raise IndexError(f"slot {slot} of {self.index.memory.header.slots}")
-        with nogil:
-            for i in range(first, last):
-                if self.blocks[i].tiers != 0:
-                    batch[filled] = self.blocks[i].chain
-                    filled += 1
-                if filled == BATCH or (i + 1 == last and filled > 0):
-                    self.index.learn_blocks(batch, filled, slot, <uint32_t>now)
-                    filled = 0
+        for i in range(first, last):
+            if self.blocks[i].tiers != 0:
+                batch[filled] = self.blocks[i].chain
+                filled += 1
+            if filled == BATCH or (i + 1 == last and filled > 0):
+                self.index.learn_blocks(batch, filled, slot, <uint32_t>now)
+                filled = 0
         return last if last < self.places else 0
 
     def clear(self):
