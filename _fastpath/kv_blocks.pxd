@@ -6,7 +6,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from _fastpath.prefix_index cimport PrefixIndex
 
 cdef enum:
-    FIRST_PLACES = 1024
+    FIRST_PLACES_BITS = 10
+    FIRST_PLACES = 1 << FIRST_PLACES_BITS
     LARGEST_EVENT = 1 << 20       # blocks of one event
 
 # The engine's name of a block: whole numbers as they are, bytes by 128 bits of keyed hash.
@@ -24,6 +25,7 @@ cdef class KVBlocks:
     cdef uint64_t key[6]
     cdef HeldBlock* blocks
     cdef readonly size_t places
+    cdef int shift                # of a name's 64 bits, to its place
     cdef size_t count
     cdef readonly size_t limit
     cdef BlockName* names         # of the event that is being applied
@@ -32,6 +34,7 @@ cdef class KVBlocks:
     cdef size_t event_blocks      # capacity of names and chains
     cdef size_t event_tokens
 
+    cdef size_t _home(self, BlockName name) noexcept nogil
     cdef size_t _place(self, BlockName name) noexcept nogil
     cdef int _grow(self) except -1
     cdef int _room(self, size_t blocks, size_t tokens) except -1

@@ -19,8 +19,10 @@ cdef uint64_t LARGEST_TOKEN = 0xFFFFFFFF
 cdef object _LOW_64 = (1 << 64) - 1
 
 
+# Numbers may be anything (small ones in a row): all bits go into the highest ones.
 cdef inline uint64_t _spread(BlockName name) noexcept nogil:
-    return (name.low ^ (name.high >> 1)) * <uint64_t>0x9E3779B97F4A7C15
+    cdef uint64_t mixed = (name.low ^ (name.high >> 1)) * <uint64_t>0x9E3779B97F4A7C15
+    return (mixed ^ (mixed >> 32)) * <uint64_t>0xD6E8FEB86659FD93
 
 
 @cython.final
@@ -44,6 +46,7 @@ cdef class KVBlocks:
         if self.blocks == NULL:
             raise MemoryError
         self.places = FIRST_PLACES
+        self.shift = 64 - FIRST_PLACES_BITS
         self.count = 0
 
     def __dealloc__(self):
@@ -52,10 +55,14 @@ cdef class KVBlocks:
         free(self.chains)
         free(self.tokens)
 
+    # The highest bits: a table that doubles is written in the order in which it is read.
+    cdef inline size_t _home(self, BlockName name) noexcept nogil:
+        return <size_t>(_spread(name) >> self.shift)
+
     # Where the name stands, or the free place where it would.
     cdef size_t _place(self, BlockName name) noexcept nogil:
         cdef size_t mask = self.places - 1
-        cdef size_t place = (_spread(name) >> 20) & mask
+        cdef size_t place = self._home(name)
         while self.blocks[place].tiers != 0:
             if self.blocks[place].name.low == name.low and self.blocks[place].name.high == name.high:
                 return place
@@ -70,6 +77,7 @@ cdef class KVBlocks:
             raise MemoryError
         self.blocks = grown
         self.places = 2 * before
+        self.shift -= 1
         for i in range(before):
             if old[i].tiers != 0:
                 grown[self._place(old[i].name)] = old[i]
@@ -154,7 +162,7 @@ cdef class KVBlocks:
             at = (at + 1) & mask
             if self.blocks[at].tiers == 0:
                 break
-            home = (_spread(self.blocks[at].name) >> 20) & mask
+            home = self._home(self.blocks[at].name)
             # what stands at `at` may move back to `place` unless its home lies behind `place`
             if ((at - home) & mask) >= ((at - place) & mask):
                 self.blocks[place] = self.blocks[at]
@@ -206,7 +214,7 @@ cdef class KVBlocks:
             self.chains[i] = chain
         for i in range(count):
             if i + AHEAD < count:
-                penstock_prefetch_write(&self.blocks[(_spread(self.names[i + AHEAD]) >> 20) & (self.places - 1)])
+                penstock_prefetch_write(&self.blocks[self._home(self.names[i + AHEAD])])
             if not self._insert(self.names[i], self.chains[i], tier):
                 break
             stored += 1
@@ -241,14 +249,13 @@ cdef class KVBlocks:
         cdef size_t i, filled = 0, last = min(self.places, first + min(places, self.places))
         if slot >= self.index.memory.header.slots:
             raise IndexError(f"slot {slot} of {self.index.memory.header.slots}")
-        with nogil:
-            for i in range(first, last):
-                if self.blocks[i].tiers != 0:
-                    batch[filled] = self.blocks[i].chain
-                    filled += 1
-                if filled == BATCH or (i + 1 == last and filled > 0):
-                    self.index.learn_blocks(batch, filled, slot, <uint32_t>now)
-                    filled = 0
+        for i in range(first, last):
+            if self.blocks[i].tiers != 0:
+                batch[filled] = self.blocks[i].chain
+                filled += 1
+            if filled == BATCH or (i + 1 == last and filled > 0):
+                self.index.learn_blocks(batch, filled, slot, <uint32_t>now)
+                filled = 0
         return last if last < self.places else 0
 
     def clear(self):
@@ -258,6 +265,7 @@ cdef class KVBlocks:
         free(self.blocks)
         self.blocks = fresh
         self.places = FIRST_PLACES
+        self.shift = 64 - FIRST_PLACES_BITS
         self.count = 0
 
     def __len__(self):

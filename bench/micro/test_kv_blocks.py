@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from time import process_time
 from typing import Any
 
 import msgspec
@@ -46,6 +47,7 @@ def payloads() -> list[bytes]:
     return made
 
 
+@pytest.mark.benchmark(timer=process_time)  # of one core, whoever else wants it
 def test_apply_kv_event_blocks(benchmark: Any, memory: SharedMemory, payloads: list[bytes]) -> None:
     def fresh() -> tuple[tuple[Applier], dict[str, Any]]:
         return (Applier(memory, "default/e", SLOT, SIZE, Counts()),), {}

@@ -2,6 +2,7 @@
 
 import json
 import random
+import socket
 import time
 import urllib.request
 
@@ -9,7 +10,7 @@ import pytest
 
 from gateway.settings import Tokens
 from gateway.tokens.service import PromptTokens
-from tests.engines.conftest import TOOL_FLAGS, TOOLS, block_size, start, stop
+from tests.engines.conftest import PLAIN, TOOL_FLAGS, TOOLS, block_size, start, stop
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(400)]
@@ -68,11 +69,16 @@ def post(port, path, body):
         return json.load(response), response.headers
 
 
+def listens(port):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def expected(gateway, body):
     """Tokens that are expected in each engine's cache, and tokens of a block."""
     (found,) = gateway.explain(body)["servers"]
     assert found["matched_by"] == "tokens"
-    size = block_size(TOOLS)
+    size = block_size(PLAIN)
     return {one["endpoint"].rpartition("/")[2]: size * one["matched_blocks"] for one in found["candidates"]}
 
 
@@ -118,7 +124,8 @@ def test_a_restarted_engine_is_expected_to_hold_nothing_and_is_followed_again(ga
     post(TOOLS, CHAT, body | {"model": "tiny"})
     wait_until(lambda: expected(gateway, body)["tools"] > 500)
     stop("penstock-tools")
-    wait_until(lambda: expected(gateway, body)["tools"] == 0)
+    wait_until(lambda: expected(gateway, body)["tools"] == 0, 60)
+    wait_until(lambda: not listens(TOOLS) and not listens(TOOLS + 1000), 60)  # it takes its time to end
     start("penstock-tools", TOOLS, TOOL_FLAGS)
     wait_until(lambda: all(one["connected"] for one in gateway.state()["kv_events"]))
     assert expected(gateway, body)["tools"] == 0

@@ -90,7 +90,8 @@ def test_nothing_that_is_published_raises_and_all_events_are_accounted_for(event
                 applier.remove(event)
             else:
                 assert isinstance(event, Cleared)
-                applier.forget()
+                applier.clear()
+                applier.forget_slot()
         assert len(applier) <= PrefixIndex(both.compiled).statistics()["entries"] + 2 * len(events) * 4
 
 

@@ -112,10 +112,13 @@ class Applier:
         except ValueError:
             self.counts.unreadable += 1
 
-    def forget(self) -> None:
-        """The engine holds nothing that is known. Looks through the whole index (5 ms for 64 MB), without the GIL."""
+    def clear(self) -> None:
+        """The engine holds nothing that is known. :meth:`forget_slot` goes with it."""
         self._blocks.clear()
         self._refreshed = 0
+
+    def forget_slot(self) -> None:
+        """Let the index forget the slot: looks through all of it (5 ms for 64 MB) without the GIL. The only method for another thread."""
         self._index.forget(self._slot)
 
     def refresh(self, now: float, share: float) -> None:

@@ -202,7 +202,8 @@ class Follower:
         self._sequence.apply(number, batch.time)
 
     async def _forget(self) -> None:
-        await asyncio.to_thread(self._applier.forget)
+        self._applier.clear()
+        await asyncio.to_thread(self._applier.forget_slot)
 
     async def _refresh(self) -> None:
         while True:
