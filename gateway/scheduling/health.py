@@ -32,8 +32,8 @@ class HealthNotes:
 
     def over(self, exchange: Exchange, placement: Placement, error: UpstreamError | None) -> None:
         """An endpoint is done with a request. ``error`` is what it failed with before it answered."""
-        failed = FAILED if error is not None and error.is_engines_fault else NEUTRAL
-        self._note(exchange, placement, outcome_of(exchange) if error is None else failed, error)
+        outcome = outcome_of(exchange) if error is None else FAILED if error.is_engines_fault else NEUTRAL
+        self._note(exchange, placement, outcome, error)
 
     def _note(self, exchange: Exchange, placement: Placement, outcome: int, error: UpstreamError | None) -> None:
         event = self._placer.note(placement, outcome, exchange.sent)
