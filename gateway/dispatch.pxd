@@ -17,4 +17,3 @@ cdef class Dispatcher:
     cdef RetryBudget _budget
     cdef HealthNotes _health
     cpdef release(self, Exchange exchange, object error=*)
-    cpdef _place(self, Exchange exchange)

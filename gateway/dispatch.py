@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from functools import partial
 
 import orjson
 
@@ -170,7 +171,7 @@ class Dispatcher:
         """In turn, until an endpoint has room. Raises QueueFull."""
         assert exchange.server is not None
         name = exchange.server.server.name
-        waiter = waiter_of(exchange, self._clock(), lambda: self._place(exchange))
+        waiter = waiter_of(exchange, self._clock(), partial(self._place, exchange))
         try:
             await self._room.wait(name, waiter)
         finally:

@@ -337,6 +337,9 @@ class Answer:
     def _take(self) -> bytes:
         pieces = self._pieces
         self._unread = 0
+        if self._is_paused:
+            self._is_paused = False
+            self.resume()
         found = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         return found

@@ -375,6 +375,21 @@ async def test_a_body_larger_than_any_buffer_arrives_whole(client):
         await client.close()
 
 
+async def test_an_answer_that_is_too_large_to_be_taken_whole_is_read_on_when_it_is_forwarded(client):
+    # found by a test of a running gateway: reading had been paused, and a client that read quickly waited for ever
+    content = bytes(5 << 20)
+    engine = Engine(head(b"content-length: %d" % len(content)) + content, closes=False)
+    async with engine.listening() as endpoint:
+        answer = await send(client, endpoint)
+        first = await answer.whole(1 << 20)
+        assert 1 << 20 < len(first) < len(content)
+        pieces = [first]
+        await asyncio.wait_for(answer.forward(pieces.append), 10)
+        assert b"".join(pieces) == content
+        answer.close()
+        await client.close()
+
+
 async def test_an_answer_that_comes_before_the_body_was_read_is_passed_on_and_ends_the_connection(client):
     class Early(Engine):
         async def _serve(self, reader, writer):
