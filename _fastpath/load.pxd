@@ -25,6 +25,8 @@ cdef struct EngineMetrics:
     double inter_token_seconds    # the same
     double prefix_hit_ratio       # of the last interval, 0 to 1
     double time                   # monotonic seconds of the scrape; 0 = never. Written last.
+    double others                 # requests there that no worker of this gateway has sent: the fewer of the last two scrapes
+    double seen_others            # the same, of the last scrape alone
 
 cdef struct LoadSum:
     int64_t in_flight

@@ -20,6 +20,8 @@ class EngineMetrics(TypedDict):
     """Share of prompt tokens that the engine found cached in the last interval, 0 to 1."""
     time: float
     """Monotonic seconds of the scrape."""
+    others: float
+    """Requests there that no worker of this gateway has sent: the fewer of the last two scrapes."""
 
 @final
 class Load:
@@ -64,10 +66,12 @@ class Load:
         inter_token_seconds: float,
         prefix_hit_ratio: float,
         now: float,
+        in_flight_before: int = 0,
     ) -> bool:
         """Sidecar only: what one scrape said, ``now`` in monotonic seconds.
 
-        False, and nothing written, for an old generation or a number that is not finite.
+        ``in_flight_before``: what :meth:`read` said when the page was asked for. The requests on the page that this gateway did not send
+        are those beyond the larger of this and what it says now. False, and nothing written, for an old generation or a number that is not finite.
         """
 
     def read_metrics(self, slot: int, generation: int) -> EngineMetrics | None:

@@ -138,7 +138,7 @@ cdef class Load:
         return total
 
     def write_metrics(self, uint64_t slot, uint64_t generation, double running, double waiting, double kv_usage,
-                      double first_token_seconds, double inter_token_seconds, double prefix_hit_ratio, double now):
+                      double first_token_seconds, double inter_token_seconds, double prefix_hit_ratio, double now, int64_t in_flight_before=0):
         if slot >= self.capacity:
             raise IndexError(f"slot {slot} of {self.capacity}")
         if not self.slots.is_current(slot, generation):
@@ -147,9 +147,15 @@ cdef class Load:
                 and isfinite(inter_token_seconds) and isfinite(prefix_hit_ratio) and isfinite(now)):
             return False
         cdef EngineMetrics* metrics = &self.metrics[slot]
-        if atomic_load_u64(&metrics.generation) != generation:
+        if atomic_load_u64(&metrics.generation) != generation or metrics.time <= 0:
             atomic_store_f64(&metrics.time, 0)
+            atomic_relax_f64(&metrics.seen_others, INFINITY)
             atomic_store_u64(&metrics.generation, generation)
+        # requests came and went between the engine's writing of the page and now; what they seem to add is gone with the next scrape
+        cdef double own = <double>max(in_flight_before, self.sum(slot, generation).in_flight)
+        cdef double others = max(0.0, running + waiting - own)
+        atomic_relax_f64(&metrics.others, min(others, metrics.seen_others))
+        atomic_relax_f64(&metrics.seen_others, others)
         atomic_relax_f64(&metrics.running, running)
         atomic_relax_f64(&metrics.waiting, waiting)
         atomic_relax_f64(&metrics.kv_usage, kv_usage)
@@ -174,4 +180,5 @@ cdef class Load:
             "inter_token_seconds": metrics.inter_token_seconds,
             "prefix_hit_ratio": metrics.prefix_hit_ratio,
             "time": time,
+            "others": metrics.others,
         }

@@ -144,7 +144,7 @@ cdef class Scheduler:
             c.fresh = metrics != NULL
             if metrics != NULL:
                 c.waiting = metrics.waiting
-                c.running = max(c.in_flight, metrics.running + metrics.waiting)
+                c.running = c.in_flight + metrics.others
                 c.kv_usage = metrics.kv_usage
                 c.first_token = metrics.first_token_seconds
                 c.inter_token = metrics.inter_token_seconds

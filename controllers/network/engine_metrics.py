@@ -202,7 +202,7 @@ class EngineScraper:
         means = _Means()
         before: Reading | None = None
         while True:
-            started = self._clock()
+            started, in_flight = self._clock(), self._in_flight(endpoint)
             try:
                 async with session.get(f"{endpoint.url}/metrics") as response:
                     page = b""
@@ -212,7 +212,7 @@ class EngineScraper:
                 page = b""
             reading = read_page(page.decode(errors="replace")) if page else None
             if reading is not None:
-                slot = self._write(endpoint, reading, means)
+                slot = self._write(endpoint, reading, means, in_flight)
                 if before is not None and slot is not None and not reading.follows(before):
                     await self._forget(endpoint, slot)
                 before = reading
@@ -224,7 +224,14 @@ class EngineScraper:
         logger.info("%s was started anew: what it had cached is forgotten", endpoint.name)
         await asyncio.to_thread(self._prefixes.forget, slot)
 
-    def _write(self, endpoint: Endpoint, reading: Reading, means: _Means) -> int | None:
+    def _in_flight(self, endpoint: Endpoint) -> int:
+        """Requests that this gateway's workers have there now."""
+        if self._load is None or self._slots is None:
+            return 0
+        found = self._slots.find(endpoint_identity(endpoint.identity))
+        return self._load.read(*found)[0] if found is not None else 0
+
+    def _write(self, endpoint: Endpoint, reading: Reading, means: _Means, in_flight: int) -> int | None:
         """Write what it said into its slot, and which one that is; None when there is none."""
         if self._load is None or self._slots is None or self._memory is None:
             return None
@@ -243,5 +250,6 @@ class EngineScraper:
             means.of("inter", reading.inter_token),
             means.of("prefix", reading.prefix),
             self._clock(),
+            in_flight,
         )
         return int(slot)

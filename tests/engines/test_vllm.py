@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import json
+import statistics
 import time
 import urllib.error
 import urllib.request
@@ -129,8 +130,16 @@ def test_sends_prompts_that_share_a_prefix_where_it_is_cached(client, hits):
     assert shared > 7 * 0.8 * len(LONG) / 6  # seven of eight find most of the prefix; a token is at most six bytes here
 
 
+async def look(gateway, samples):
+    """Note again and again how many requests each engine has in flight."""
+    while True:
+        endpoints = (await asyncio.to_thread(gateway.state))["endpoints"]
+        samples.append(sorted(one["in_flight"] for one in endpoints if one["server"] == "default/tiny"))
+        await asyncio.sleep(0.02)
+
+
 async def test_spreads_a_hundred_mixed_requests_by_load(gateway):
-    counts = collections.Counter()
+    counts, samples = collections.Counter(), []
     async with openai.AsyncOpenAI(base_url=gateway.base_url, api_key="none", max_retries=0, timeout=240) as client:
         turns = asyncio.Semaphore(16)
 
@@ -147,8 +156,13 @@ async def test_spreads_a_hundred_mixed_requests_by_load(gateway):
                 else:
                     assert parsed.choices
 
+        looks = asyncio.create_task(look(gateway, samples))
         await asyncio.gather(*(ask(number) for number in range(100)))
+        looks.cancel()
     assert sum(counts.values()) == 100
-    assert min(counts["plain"], counts["tools"]) >= 25, counts
+    # who is quicker gets more of them: two engines on two cores are not always equally quick
+    assert min(counts["plain"], counts["tools"]) >= 10, counts
+    shares = [fewer / (fewer + more) for fewer, more in samples if fewer + more >= 12]
+    assert statistics.median(shares) >= 0.3, samples
     await asyncio.sleep(0.5)
     assert all(one["in_flight"] == 0 for one in gateway.state()["endpoints"])

@@ -70,10 +70,16 @@ class LoadMachine(RuleBasedStateMachine):
     def clear_worker(self, row, worker):
         self.agree(row, "clear_worker", worker)
 
-    @rule(row=WRITER, endpoint=ENDPOINTS, numbers=st.tuples(*[NUMBER] * 6), now=st.floats(0.001, 1e9))
-    def write_metrics(self, row, endpoint, numbers, now):
+    @rule(
+        row=WRITER,
+        endpoint=ENDPOINTS,
+        numbers=st.tuples(*[NUMBER] * 6),
+        now=st.floats(0.001, 1e9),
+        before=st.integers(0, 3),
+    )
+    def write_metrics(self, row, endpoint, numbers, now, before):
         self.seen.add(endpoint)
-        self.agree(row, "write_metrics", *endpoint, *numbers, now)
+        self.agree(row, "write_metrics", *endpoint, *numbers, now, before)
 
     @invariant()
     def every_mapping_reads_the_same(self):

@@ -18,6 +18,7 @@ class EngineMetrics(TypedDict):
     inter_token_seconds: float
     prefix_hit_ratio: float
     time: float
+    others: float
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Load:
         self._slots = Slots(memory)
         self._cells: list[dict[int, Cell]] = memory.part("load", lambda: [{} for _ in range(memory.workers)])
         self._metrics: dict[int, tuple[int, EngineMetrics]] = memory.part("metrics", dict)
+        self._others: dict[int, tuple[int, float]] = memory.part("others", dict)
 
     def _own(self, slot: int) -> Cell:
         if self._row < 0:
@@ -125,10 +127,14 @@ class Load:
         inter_token_seconds: float,
         prefix_hit_ratio: float,
         now: float,
+        in_flight_before: int = 0,
     ) -> bool:
         self._check(slot)
         if not self._slots.is_live(slot, generation):
             return False
+        others = max(0.0, running + waiting - max(in_flight_before, self.read(slot, generation)[0]))
+        before = self._others[slot][1] if self._others.get(slot, (None, 0.0))[0] == generation else inf
+        self._others[slot] = generation, others
         scrape = EngineMetrics(
             running=running,
             waiting=waiting,
@@ -137,6 +143,7 @@ class Load:
             inter_token_seconds=inter_token_seconds,
             prefix_hit_ratio=prefix_hit_ratio,
             time=now,
+            others=min(others, before),
         )
         self._metrics[slot] = (generation, scrape)
         return True

@@ -26,6 +26,10 @@ class Metrics:
     inter_token: float
     time: float
 
+    def others(self, in_flight: int) -> float:
+        """Requests that this gateway did not send, which had ``in_flight`` there at the scrape."""
+        return max(0.0, self.running + self.waiting - in_flight)
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -123,8 +127,8 @@ def look(
     """Who was not scraped lately is taken for the mean of those of the role who were, whatever else keeps them out."""
     scrapes = [_fresh(endpoint, policy, now) for endpoint in endpoints]
     fresh = [
-        Seen(endpoint, True, max(endpoint.in_flight, scrape.running + scrape.waiting), scrape.waiting, scrape.kv_usage,
-             scrape.first_token, scrape.inter_token)
+        Seen(endpoint, True, endpoint.in_flight + scrape.others(endpoint.in_flight), scrape.waiting, scrape.kv_usage, scrape.first_token,
+             scrape.inter_token)
         for endpoint, scrape in zip(endpoints, scrapes, strict=True)
         if scrape is not None
     ]  # fmt: skip

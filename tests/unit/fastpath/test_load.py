@@ -215,9 +215,46 @@ def test_an_endpoint_has_no_metrics_before_its_first_scrape(load, endpoint):
 def test_a_scrape_can_be_read_by_all_and_the_next_replaces_it(memory, load, endpoint):
     sidecar = Load(SharedMemory.attach(memory.path))
     assert sidecar.write_metrics(*endpoint, *SCRAPE, 10.0)
-    assert load.read_metrics(*endpoint) == dict(zip(NAMES, SCRAPE, strict=True)) | {"time": 10.0}
+    assert load.read_metrics(*endpoint) == dict(zip(NAMES, SCRAPE, strict=True)) | {"time": 10.0, "others": 3.0}
     assert sidecar.write_metrics(*endpoint, *reversed(SCRAPE), 11.0)
-    assert load.read_metrics(*endpoint) == dict(zip(NAMES, reversed(SCRAPE), strict=True)) | {"time": 11.0}
+    assert load.read_metrics(*endpoint) == dict(zip(NAMES, reversed(SCRAPE), strict=True)) | {
+        "time": 11.0,
+        "others": 0.875,
+    }
+
+
+def others(load, endpoint, running, waiting=0, before=0):
+    """Requests of others there, after a scrape that says so many."""
+    assert load.write_metrics(*endpoint, running, waiting, 0, 0, 0, 0, 10.0, before)
+    return load.read_metrics(*endpoint)["others"]
+
+
+def test_what_the_engine_has_beyond_what_was_sent_from_here_is_of_others(load, memory, endpoint):
+    for one in (load, Load(memory, 1)):
+        for _ in range(2):
+            one.charge(*endpoint, 0, 0)
+    assert others(load, endpoint, running=5, waiting=2) == 3
+    load.release(*endpoint, 0, 0)
+    # requests end and begin between two scrapes, and nobody has to hear of it
+    assert load.read_metrics(*endpoint)["others"] == 3
+
+
+def test_requests_that_ended_while_the_page_was_on_its_way_are_not_of_others(load, endpoint):
+    assert others(load, endpoint, running=6, before=6) == 0
+
+
+def test_fewer_than_were_sent_from_here_are_none_of_others(load, endpoint):
+    load.charge(*endpoint, 0, 0)
+    assert others(load, endpoint, running=0) == 0
+
+
+def test_of_two_scrapes_the_one_with_fewer_of_others_counts(load, endpoint):
+    assert [others(load, endpoint, running) for running in (4, 9, 9, 2, 9, 8)] == [4, 4, 9, 2, 2, 8]
+
+
+def test_others_of_a_former_endpoint_are_not_there_any_more(load, slots, endpoint):
+    assert others(load, endpoint, running=1) == 1
+    assert others(load, replace(slots, endpoint), running=7) == 7
 
 
 def test_metrics_of_a_former_endpoint_are_not_those_of_the_next(load, slots, endpoint):

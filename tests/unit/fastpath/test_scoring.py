@@ -496,8 +496,8 @@ def test_cost_of_company(fleet: Fleet) -> None:
     for _ in range(2):
         fleet.scheduler.load.charge(1, 0, 0, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0.5), prompt_tokens=0, output_tokens=10)
-    # what we sent and the engine does not show yet counts as well
-    assert scores == pytest.approx([-50.0, -20.0, 0.0])
+    # what we sent since counts beside what others had there
+    assert scores == pytest.approx([-50.0, -30.0, 0.0])
 
 
 @pytest.mark.parametrize(("usage", "seconds"), [(0.0, 0), (0.9, 0), (0.95, 5), (1.0, 10)])
@@ -511,7 +511,8 @@ def test_a_cached_prefix_beats_a_little_company_and_not_a_crowd(fleet: Fleet) ->
     pool = fleet.pool(2)
     fleet.scheduler.prefixes.learn(hashes(10), 0, NOW)
     for running, chosen in ((1, 0), (500, 1)):
-        fleet.scrape(0, running=running)
+        for _ in range(2):  # requests of others count from the second scrape on that shows them
+            fleet.scrape(0, running=running)
         fleet.scrape(1)
         assert fleet.dry(pool, prompt_tokens=8000, hashes=hashes(10))[0] == chosen
 
@@ -788,8 +789,8 @@ def test_the_same_seed_picks_the_same(fleet: Fleet) -> None:
 
 def test_explain(fleet: Fleet) -> None:
     pool = fleet.pool(2)
-    fleet.scrape(0, running=3, waiting=1, kv_usage=0.25)
     fleet.scheduler.load.charge(0, 0, 800, 20)
+    fleet.scrape(0, running=3, waiting=1, kv_usage=0.25)
     fleet.scheduler.prefixes.learn(hashes(2), 0, NOW)
     fleet.dry(pool, Policy(decode_seconds_per_request=0), hashes=hashes(4), prompt_tokens=1600, excluded=[1])
     assert fleet.scheduler.explain(pool) == [
@@ -902,6 +903,7 @@ def test_the_mean_is_of_those_that_are_kept_out_as_well(fleet: Fleet) -> None:
     for position, running in enumerate((1, 5, 9, 13)):
         fleet.scrape(position, running=running)
     fleet.scheduler.load.charge(2, 0, 0, 0)
+    fleet.scrape(2, running=9)
     fleet.scrape(3, running=7, waiting=6)
     assert fleet.dry(pool, Policy(maximum_waiting=6), excluded=[1])[0] == 0
     rows = fleet.scheduler.explain(pool)

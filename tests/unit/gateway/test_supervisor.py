@@ -49,12 +49,14 @@ class Starter:
 
     def __init__(self, monkeypatch):
         self.programs = [SLEEPS]
+        self.asked = 0
         self.started = []
         self.pause = 0.0
         self._start = asyncio.create_subprocess_exec
         monkeypatch.setattr("asyncio.create_subprocess_exec", self)
 
     async def __call__(self, *_, **options):
+        self.asked += 1
         program = self.programs.pop(0) if len(self.programs) > 1 else self.programs[0]
         if isinstance(program, Exception):
             raise program
@@ -188,7 +190,7 @@ class TestStop:
         await until(lambda: starter.started)
         starter.pause = 0.1
         starter.started[0].kill()
-        await until(lambda: supervisor.workers[0].restarts)
+        await until(lambda: starter.asked == 2)
         supervisor.stop()
         assert await seconds_to_end(task) < 2
         assert [process.returncode for process in starter.started] == [-signal.SIGKILL, -signal.SIGTERM]
