@@ -1,5 +1,5 @@
 # Every verb does its own set-up into .venv.
-.PHONY: build run test check bench bench-fleet bench-load slow engines sanitize clean
+.PHONY: build run test thorough check bench bench-fleet bench-load slow engines sanitize clean
 .DEFAULT_GOAL := build
 
 PYTEST = .venv/bin/python -m pytest
@@ -11,8 +11,11 @@ run: build  ## gateway and four simulated engines on this machine
 	@echo "penstock: starting the demo" >&2
 	@exec .venv/bin/penstock demo
 
-test: build  ## the tests that need nothing beyond this machine
+test: build  ## the tests that need nothing beyond this machine, in a few minutes
 	@tools/run_tests
+
+thorough: build  ## those that take longer: faults, all examples of the properties (CI runs them too)
+	@tools/run_tests thorough
 
 check: build  ## lint, types, layers, stubs
 	.venv/bin/ruff check .

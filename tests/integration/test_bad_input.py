@@ -445,6 +445,7 @@ class TestTime:
             assert [connection.read().header("x-request-id") for _ in range(5)] == [f"p{i}" for i in range(5)]
 
 
+@pytest.mark.thorough
 class TestBodiesHeld:
     """The bound on bodies that a worker holds at once."""
 

@@ -179,6 +179,7 @@ class TestDrain:
             return kept.is_closed()
 
 
+@pytest.mark.thorough
 class TestHurry:
     """A second signal."""
 
@@ -229,6 +230,7 @@ class TestHurry:
             assert not reply.is_whole
 
 
+@pytest.mark.thorough
 class TestAfterADeath:
     @pytest.mark.parametrize("pause", [0.0, 0.005, 0.05, 0.2])
     def test_a_stop_a_moment_after_a_workers_death_takes_a_moment(self, engine, tmp_path, pause):

@@ -569,6 +569,7 @@ class TestClientThatReadsSlowly:
         assert statistics.median(took) < 0.1, took
 
 
+@pytest.mark.thorough
 def test_engines_come_back(tmp_path):
     """A dead engine is asked again, and serves, as soon as it is there."""
     with ScriptedEngine(good) as engine:

@@ -134,6 +134,7 @@ class TestADyingEngine:
             assert states(gateway)[0] in SERVES
 
 
+@pytest.mark.thorough
 class TestAReturn:
     def test_by_a_probe(self, tmp_path):
         with behind(tmp_path, [close, good], outlier=SHORT) as (gateway, (dead, _)):
@@ -209,6 +210,7 @@ class TestAReturn:
         raise AssertionError("no request was a probe")
 
 
+@pytest.mark.thorough
 class TestAStalledEngine:
     def test_before_its_head(self, tmp_path):
         def stall(_connection, _received):
@@ -233,6 +235,7 @@ class TestAStalledEngine:
             assert len(stalled.received) == 3
 
 
+@pytest.mark.thorough
 class TestClients:
     def test_errors_eject_nobody_and_neither_does_an_engine_that_asks_for_a_pause(self, tmp_path):
         with behind(tmp_path, [good] * 2, workers=1) as (gateway, engines):
@@ -265,6 +268,7 @@ class TestClients:
             assert [(one["state"], one["failures"]) for one in gateway.endpoints().values()] == [("serving", 0)] * 2
 
 
+@pytest.mark.thorough
 class TestWhenAllFail:
     def test_all_are_asked_and_half_come_back_at_once(self, tmp_path):
         """Two of three are more than half: from there on nobody is left alone."""
@@ -287,6 +291,7 @@ class TestWhenAllFail:
             ask_often(gateway, 5)
 
 
+@pytest.mark.thorough
 class TestEnginesThatNobodyHearsOf:
     """Never scraped, scraped in vain, or behind a network that drops packets: never preferred for it, and delaying nobody."""
 
@@ -342,6 +347,7 @@ class TestEnginesThatNobodyHearsOf:
             }
 
 
+@pytest.mark.thorough
 def test_a_new_engine_begins_with_a_little(tmp_path):
     """Requests that are held go to the engine that joined a moment ago less often than to those that serve for long."""
     go_on = threading.Event()

@@ -258,6 +258,7 @@ class TestTenants:
         assert get(limited.port, "/v1/models/demo", bearer("key-of-guest")).status == 404
 
 
+@pytest.mark.thorough
 class TestFiles:
     def test_are_read_again_when_they_change(self, engines, tmp_path):
         keys_file(tmp_path)
@@ -302,6 +303,7 @@ class TestFiles:
             assert status(gateway, bearer(token(other))) == 200
 
 
+@pytest.mark.thorough
 class TestIssuer:
     def test_rotation_is_seen_at_the_first_token_of_an_unknown_key(self, engines, key, tmp_path):
         other = SigningKey(name="key-3")

@@ -232,6 +232,7 @@ def _workers_of(process):
     return found
 
 
+@pytest.mark.thorough
 class TestRun:
     def test_end_leaves_nothing_but_the_snapshot(self, engine, tmp_path):
         gateway = Gateway(tmp_path, files(engine))

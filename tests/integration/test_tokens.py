@@ -164,6 +164,7 @@ def test_the_sidecar_that_restarts_learns_by_replay_what_engines_hold(gateway, e
     wait_until(lambda: expected(gateway, body, "engine-2") > 300)
 
 
+@pytest.mark.thorough
 def test_a_folder_without_a_tokenizer_leaves_a_gateway_that_matches_by_text(engines, tmp_path):
     text = server(engines, tmp_path / "missing") + config.route("demo")
     with Gateway(tmp_path, {"demo.yaml": text}) as gateway:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from _fastpath.counters import OVERFLOW, Counters
 from _fastpath.shared_memory import SharedMemory
 from tests.reference import counters as twin
+from tests.support.examples import examples
 
-FAST = settings(deadline=None, max_examples=200)
+FAST = settings(deadline=None, max_examples=examples(200))
 
 FAMILIES = (
     ("requests", ("model", "code"), ()),

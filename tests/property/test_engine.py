@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from simulator.engine import Engine, Profile, Request
 from simulator.kv_cache import Removed, Stored, block_hashes
+from tests.support.examples import examples
 
 SIZE = 4
 PROFILES = st.builds(
@@ -131,7 +132,7 @@ class Run:
         assert self.cached == set(cache._in_use) | set(cache._reusable)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(PROFILES, st.lists(arrivals(), min_size=1, max_size=12), st.booleans())
 def test_every_request_is_finished_with_its_tokens_and_nothing_is_held_after(profile, wanted, knows_tokens):
     run = Run(profile, wanted, knows_tokens)
@@ -150,7 +151,7 @@ def test_every_request_is_finished_with_its_tokens_and_nothing_is_held_after(pro
     assert started == sorted(started)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(arrivals(), min_size=1, max_size=6))
 def test_with_room_for_all_nothing_is_preempted_and_every_prompt_token_is_computed_or_cached(wanted):
     profile = Profile(step_tokens=64, running_requests=64, kv_tokens=4096, block_size=SIZE)
@@ -163,7 +164,7 @@ def test_with_room_for_all_nothing_is_preempted_and_every_prompt_token_is_comput
     assert totals.prefix_hits == sum(one.cached for one in run.requests)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(arrivals(), arrivals())
 def test_a_prompt_that_was_just_served_is_cached_up_to_its_last_block(one, other):
     profile = Profile(step_tokens=64, running_requests=4, kv_tokens=4096, block_size=SIZE)

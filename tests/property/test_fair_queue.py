@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.scheduling.fair_queue import FairQueue, Waiter
+from tests.support.examples import examples
 
-FAST = settings(deadline=None, max_examples=150)
+FAST = settings(deadline=None, max_examples=examples(150))
 TENANTS = ("a", "b", "c")
 
 
@@ -39,7 +40,7 @@ WAITERS = st.builds(
 def test_tenants_that_always_wait_get_equal_shares_whatever_one_request_costs(costs, served):
     queue = FairQueue(10**6)
     for tenant, cost in costs.items():
-        for _ in range(int(200 * max(costs.values()) / cost) + 1):
+        for _ in range(int(served * max(costs.values()) / cost) + 1):
             queue.join(waiter(tenant, tokens=cost))
     paid = Counter()
     for one in drain(queue, served):

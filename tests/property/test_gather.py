@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from _fastpath.gather import send_both
 from tests.reference.gather import send_both as plain_send_both
+from tests.support.examples import examples
 
 PIECE = st.one_of(st.binary(max_size=200), st.integers(0, 300_000).map(lambda size: b"x" * size))
 
@@ -23,7 +24,7 @@ def outcome(send, pieces):
         return counts, received
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.lists(st.tuples(PIECE, PIECE), max_size=4))
 def test_as_many_bytes_go_out_as_the_twin_sends(pieces):
     counts, received = outcome(send_both, pieces)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from _fastpath.hashing import BlockHashes, Hasher
 from tests.reference import hashing as reference
+from tests.support.examples import examples
 
 WORD = st.integers(0, (1 << 64) - 1)
 KEY = st.tuples(WORD, WORD)
@@ -26,7 +27,7 @@ def random_key(seed):
 RANDOM_KEY = st.integers(0, 1 << 32).map(random_key)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     key=KEY,
     block_bytes=st.integers(1, 150),
@@ -43,7 +44,7 @@ def test_texts_hash_as_their_twin_says(key, block_bytes, maximum_blocks, text, s
     assert list(compiled.hash_text(text, start)) == list(plain.hash_text(text, start))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     key=KEY,
     tokens=st.lists(st.integers(0, (1 << 32) - 1), max_size=200),
@@ -57,20 +58,20 @@ def test_tokens_hash_as_their_twin_says_and_as_the_same_bytes_do(key, tokens, bl
     assert hashes == list(Hasher(key, 4 * block_tokens).hash_text(buffer.tobytes(), seed=seed))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(key=KEY, parts=st.lists(st.one_of(st.text(max_size=80), st.binary(max_size=80)), max_size=6))
 def test_seeds_are_as_their_twin_says(key, parts):
     assert Hasher(key).seed(*parts) == reference.Hasher(key).seed(*parts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(values=st.lists(WORD, max_size=50))
 def test_hashes_made_from_numbers_give_the_numbers_back(values):
     hashes = BlockHashes.of(values)
     assert (len(hashes), list(hashes)) == (len(values), values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(key=RANDOM_KEY, stem=st.binary(max_size=600), tails=st.tuples(st.binary(max_size=300), st.binary(max_size=300)))
 def test_hashes_are_equal_as_far_as_the_texts_are_and_no_further(key, stem, tails):
     hasher = Hasher(key, BLOCK)
@@ -82,7 +83,7 @@ def test_hashes_are_equal_as_far_as_the_texts_are_and_no_further(key, stem, tail
         assert (hashes[0][block] == hashes[1][block]) == same_text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     key=RANDOM_KEY,
     text=st.binary(min_size=BLOCK, max_size=600),
@@ -94,7 +95,7 @@ def test_no_block_hashes_the_same_from_another_seed(key, text, seeds):
     assert all(first != second for first, second in pairs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(parts=st.lists(st.text(max_size=40), min_size=1, max_size=5), data=st.data())
 def test_seeds_tell_where_one_part_ends_and_the_next_begins(parts, data):
     hasher = Hasher(random_key(1))

@@ -10,6 +10,7 @@ from _fastpath.slots import Slots
 from tests.property.pairs import Pair, outcome, pair
 from tests.reference import health as reference
 from tests.reference import slots as reference_slots
+from tests.support.examples import examples
 
 WORKERS = 2
 CAPACITY = 64
@@ -111,10 +112,10 @@ class HealthMachine(RuleBasedStateMachine):
                     self.agree(row, "read", *endpoint, self.now, rules=rules)
 
 
-HealthMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+HealthMachine.TestCase.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)
 TestHealth = HealthMachine.TestCase
 
-FAST = settings(deadline=None, max_examples=60)
+FAST = settings(deadline=None, max_examples=examples(60))
 RULE = st.builds(
     dict,
     failures=st.integers(1, 5),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from _fastpath.http1 import BodyReader, FramingError, parse_head
 from tests.reference import http1 as reference
+from tests.support.examples import examples
 
 DATA = st.binary(min_size=1, max_size=40)
 SIZE_FORMS = st.sampled_from(["{:x}", "{:X}", "0{:x}", "000{:x}"])
@@ -62,7 +63,7 @@ def agree(wire, cuts, **framing):
 CUTS = st.lists(st.integers(0, 1 << 16), max_size=12)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(wire=chunked_bodies(), more=st.binary(max_size=5), cuts=CUTS)
 def test_chunked_bodies_are_read_as_their_twin_says(wire, more, cuts):
     given, end = agree(wire + more, cuts, chunked=True)
@@ -71,19 +72,19 @@ def test_chunked_bodies_are_read_as_their_twin_says(wire, more, cuts):
     assert b"".join(given) == whole
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(wire=broken(chunked_bodies()), cuts=CUTS)
 def test_broken_bodies_are_refused_at_the_read_that_their_twin_refuses(wire, cuts):
     agree(wire, cuts, chunked=True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(wire=st.binary(max_size=60), cuts=CUTS)
 def test_any_bytes_do_no_harm(wire, cuts):
     agree(wire, cuts, chunked=True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(wire=st.binary(max_size=60), cuts=CUTS, length=st.one_of(st.none(), st.integers(0, 70)))
 def test_bodies_with_a_length_or_without_are_read_as_their_twin_says(wire, cuts, length):
     agree(wire, cuts, length=length)
@@ -121,7 +122,7 @@ def read_head(parse, error, data, start=0):
     return tuple(getattr(found, name) for name in names)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=examples(800), deadline=None)
 @given(data=st.one_of(HEADS, broken(HEADS)), cut=st.integers(0, 400), before=st.binary(max_size=3))
 def test_heads_are_read_as_their_twin_says_and_not_before_their_end(data, cut, before):
     whole = read_head(parse_head, FramingError, before + data, len(before))
@@ -139,7 +140,7 @@ class Collector:
         self.headers.append((name.lower(), value))
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=examples(800), deadline=None)
 @given(data=st.one_of(HEADS, broken(HEADS)))
 def test_what_llhttp_refuses_is_refused_and_what_is_read_is_what_llhttp_reads(data):
     found = read_head(parse_head, FramingError, data)

@@ -11,6 +11,7 @@ from tests.property.pairs import Pair, outcome, pair
 from tests.reference import hashing as reference_hashing
 from tests.reference import kv_blocks as reference
 from tests.reference import prefix_index as reference_index
+from tests.support.examples import examples
 
 KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 SLOT = 5
@@ -80,11 +81,11 @@ class BlocksMachine(RuleBasedStateMachine):
         assert self.index[0].statistics()["entries"] == self.index[1].entries
 
 
-BlocksMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+BlocksMachine.TestCase.settings = settings(max_examples=examples(80), stateful_step_count=30, deadline=None)
 TestKVBlocks = BlocksMachine.TestCase
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(lengths=st.lists(st.integers(1, 900), min_size=1, max_size=6), data=st.data())
 def test_a_table_that_grows_and_shrinks_keeps_every_block_that_is_held(lengths, data):
     with pair(slots=64, prefix_bytes=1 << 20) as both:
@@ -104,7 +105,7 @@ def test_a_table_that_grows_and_shrinks_keeps_every_block_that_is_held(lengths, 
         assert (len(blocks), index.statistics()["entries"]) == (0, 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     names=st.lists(ODD, max_size=5),
     parent=ODD,
@@ -125,7 +126,7 @@ def test_odd_events_are_refused_alike_and_change_nothing(names, parent, tokens, 
         assert outcome(compiled.remove, names, SLOT) == outcome(plain.remove, names, SLOT)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     tokens=st.lists(st.integers(0, (1 << 32) - 1), min_size=3, max_size=60),
     size=st.integers(1, 3),

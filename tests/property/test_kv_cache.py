@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from simulator.kv_cache import ROOT_HASH, KVCache, Removed, Stored, block_hashes
+from tests.support.examples import examples
 
 CAPACITY = 10
 SIZE = 2
@@ -132,5 +133,5 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.used == 0
 
 
-CacheMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+CacheMachine.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 TestCache = CacheMachine.TestCase

@@ -13,6 +13,7 @@ from controllers.network.kv_events.apply import Applier, Counts
 from controllers.network.kv_events.events import Cleared, Removed, Stored, decode
 from gateway.datastore.token_seed import token_seed
 from tests.property.pairs import pair
+from tests.support.examples import examples
 
 LEAF = st.one_of(
     st.none(),
@@ -62,7 +63,7 @@ def packed(content):
         return b""
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(
     events=EVENTS,
     time=ANYTHING,
@@ -95,7 +96,7 @@ def test_nothing_that_is_published_raises_and_all_events_are_accounted_for(event
         assert len(applier) <= PrefixIndex(both.compiled).statistics()["entries"] + 2 * len(events) * 4
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(payload=st.binary(max_size=60))
 def test_bytes_that_are_no_batch_are_none_or_a_batch(payload):
     decode(payload)
@@ -137,7 +138,7 @@ def name_of(prefix):
     return bytes([97 + token for token in prefix])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps=st.lists(st.one_of(PROMPTS, st.integers(0, 50)), max_size=30), asked=st.lists(PROMPTS, max_size=10))
 def test_the_index_says_of_any_prompt_what_the_engine_holds(steps, asked):
     engine = Model()

@@ -8,6 +8,7 @@ from _fastpath.token_bucket import LimitSet, TokenBuckets
 from tests.property.pairs import Pair
 from tests.reference import token_bucket as reference
 from tests.reference.limit_headers import limit_headers as plain_headers
+from tests.support.examples import examples
 
 START = 10**15
 LIMIT = st.tuples(
@@ -19,7 +20,7 @@ LIMIT = st.tuples(
 TAKEN = st.integers(0, 10**6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     limits=st.lists(st.tuples(LIMIT, TAKEN, st.booleans(), st.booleans()), max_size=5),
     later=st.integers(0, 10**12),

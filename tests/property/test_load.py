@@ -9,6 +9,7 @@ from _fastpath.slots import Slots
 from tests.property.pairs import Pair, outcome
 from tests.reference import load as reference
 from tests.reference import slots as reference_slots
+from tests.support.examples import examples
 
 WORKERS = 2
 CAPACITY = 64
@@ -95,5 +96,5 @@ class LoadMachine(RuleBasedStateMachine):
             self.agree(-1, "worker_in_flight", worker)
 
 
-LoadMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+LoadMachine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 TestLoad = LoadMachine.TestCase

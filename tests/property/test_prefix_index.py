@@ -10,6 +10,7 @@ from _fastpath.hashing import BlockHashes
 from _fastpath.prefix_index import PrefixIndex
 from tests.property.pairs import Pair, pair
 from tests.reference import prefix_index as reference
+from tests.support.examples import examples
 
 SLOTS = 192  # three pages
 PROMPTS = 6
@@ -85,11 +86,11 @@ class PrefixMachine(RuleBasedStateMachine):
         assert (statistics["entries"], statistics["evictions"]) == (self.plain.entries, 0)
 
 
-PrefixMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+PrefixMachine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 TestPrefixIndex = PrefixMachine.TestCase
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     learned=st.lists(st.tuples(st.lists(HASH, max_size=40), st.integers(0, SLOTS - 1)), max_size=8),
     asked=st.lists(HASH, max_size=40),
@@ -105,7 +106,7 @@ def test_any_hashes_match_as_a_dict_of_sets_does(learned, asked, slots):
             assert compiled.match(BlockHashes.of(hashes), slots) == plain.match(hashes, slots)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     prompts=st.lists(st.tuples(st.integers(1, 400), st.integers(0, SLOTS - 1)), min_size=1, max_size=20),
     prefix_bytes=st.integers(192, 1 << 14),
@@ -128,7 +129,7 @@ def test_a_full_table_keeps_its_bytes_and_never_names_a_slot_that_did_not_learn(
 LONG = [RANDOM.getrandbits(64) for _ in range(300)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     held=st.dictionaries(SLOT, st.integers(0, 300), max_size=9),
     length=st.integers(0, 300),
@@ -145,7 +146,7 @@ def test_lengths_of_long_prompts_are_exact_whoever_was_sent_their_beginnings(hel
         both.close()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     held=st.dictionaries(SLOT, st.sets(st.integers(0, 119), max_size=120), max_size=6),
     from_first=st.integers(0, 60),

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gateway.datastore.model import Endpoint, Route, Rule, Server, Target
 from gateway.datastore.replica import Next, Replica
 from gateway.datastore.wire import Change, Frame, Kind, WireError, decode, encode, whole
+from tests.support.examples import examples
 
 NAMES = [f"default/{letter}" for letter in "abcd"]
 ROUTES = st.builds(
@@ -344,5 +345,5 @@ class ReplicaMachine(RuleBasedStateMachine):
             assert [world.routes, world.servers, world.endpoints] == contents
 
 
-ReplicaMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+ReplicaMachine.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=50, deadline=None)
 TestReplica = ReplicaMachine.TestCase

@@ -28,9 +28,10 @@ from tests.property.bodies import (
     mutated,
 )  # fmt: skip
 from tests.reference import scanner as twin
+from tests.support.examples import examples
 
-FAST = settings(deadline=None, max_examples=130)
-FASTER = settings(deadline=None, max_examples=80)
+FAST = settings(deadline=None, max_examples=examples(130))
+FASTER = settings(deadline=None, max_examples=examples(80))
 
 LIMITS = st.fixed_dictionaries(
     {}, optional={"depth": st.integers(1, 6), "members": st.integers(0, 8), "digits": st.integers(1, 40)}

@@ -14,6 +14,7 @@ from _fastpath.scanner import Forbidden, Scan, ScanError, scan
 from _fastpath.splice import splice, with_usage
 from tests.property.bodies import FORBIDDEN, FRAGMENTS, Writer, mutate
 from tests.reference import scanner as twin
+from tests.support.examples import examples
 
 FORBID = Forbidden(FORBIDDEN)
 TEXT = 'She said "use the gate", so we did.\nThe café was open, 漢字 and 😀 too, as ever.\n'
@@ -152,7 +153,7 @@ def test_realistic_bodies_pass(body: bytes) -> None:
     check(body)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @given(st.integers(0, 2**32))
 def test_spoiled_bodies(seed: int) -> None:
     check(spoil(seed))

@@ -17,9 +17,10 @@ from _fastpath.scoring import Policy, Pool, Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots
 from tests.reference import scoring as twin
+from tests.support.examples import examples
 
-FAST = settings(deadline=None, max_examples=90)
-FEW = settings(deadline=None, max_examples=25)
+FAST = settings(deadline=None, max_examples=examples(90))
+FEW = settings(deadline=None, max_examples=examples(25))
 
 NOW = 1000.0
 BLOCKS = 8

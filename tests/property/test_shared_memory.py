@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from _fastpath.shared_memory import SharedMemory
 from tests.property.pairs import pair
 from tests.reference.shared_memory import STATES, checksum, lay_out, read_header
+from tests.support.examples import examples
 
 SIZES = st.fixed_dictionaries(
     {
@@ -30,7 +31,7 @@ ROW_OPERATIONS = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(sizes=SIZES)
 def test_every_part_of_the_file_lies_where_plain_arithmetic_puts_it(sizes):
     with pair() as both:
@@ -42,7 +43,7 @@ def test_every_part_of_the_file_lies_where_plain_arithmetic_puts_it(sizes):
     assert (header["size"], header["workers"], header["slots"]) == (memory.size, memory.workers, memory.slots)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(sizes=SIZES)
 def test_parts_do_not_overlap_and_the_prefix_index_keeps_to_its_bytes(sizes):
     header = lay_out(**sizes)
@@ -51,7 +52,7 @@ def test_parts_do_not_overlap_and_the_prefix_index_keeps_to_its_bytes(sizes):
     assert 192 <= header["prefix_entries"] * 24 <= max(sizes["prefix_bytes"], 192)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(operations=st.lists(ROW_OPERATIONS, max_size=30))
 def test_worker_rows_say_what_their_owners_said(operations):
     with pair(workers=ROWS - 1) as both:

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from _fastpath.slots import Slots
 from tests.property.pairs import Pair, outcome
 from tests.reference import slots as reference
+from tests.support.examples import examples
 
 WORKERS = 2
 CAPACITY = 64
@@ -68,5 +69,5 @@ class SlotsMachine(RuleBasedStateMachine):
                 self.agree(mapping, "is_live", slot, generation)
 
 
-SlotsMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+SlotsMachine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 TestSlots = SlotsMachine.TestCase

@@ -22,8 +22,9 @@ from tests.property.bodies import (
 )  # fmt: skip
 from tests.reference import scanner as plain
 from tests.reference import splice as twin
+from tests.support.examples import examples
 
-FAST = settings(deadline=None, max_examples=300)
+FAST = settings(deadline=None, max_examples=examples(300))
 COMPILED, PLAIN = Forbidden(FORBIDDEN), plain.Forbidden(FORBIDDEN)
 Pairs = list[tuple[str, Any]]
 

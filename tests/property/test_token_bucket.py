@@ -12,6 +12,7 @@ from _fastpath.token_bucket import Journal, LimitSet, TokenBuckets
 from tests.property.pairs import Pair, outcome, pair
 from tests.reference import token_bucket as reference
 from tests.reference.limit_headers import limit_headers as plain_headers
+from tests.support.examples import examples
 
 START = 10**15
 BUCKETS = 5
@@ -139,7 +140,7 @@ class TokenBucketMachine(RuleBasedStateMachine):
             assert self.journals[worker].in_use == len(self.open_requests[worker])
 
 
-TokenBucketMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TokenBucketMachine.TestCase.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)
 TestTokenBucket = TokenBucketMachine.TestCase
 
 
@@ -150,7 +151,7 @@ def one_bucket(both, limits, now=START):
     return buckets, index
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     limits=LIMITS,
     attempts=st.lists(st.tuples(st.floats(0, 2), st.integers(1, 100)), min_size=1, max_size=60),
@@ -177,7 +178,7 @@ def test_no_window_of_time_admits_more_than_burst_and_rate(limits, attempts, map
             assert sums[last + 1] - sums[first] <= allowed + (last - first + 2) / interval
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(limits=LIMITS, taken=st.lists(st.integers(1, 100), max_size=10), percent=st.integers(1, 100))
 def test_a_refusal_says_how_long_to_wait_and_no_longer(limits, taken, percent):
     burst = limits[2]
@@ -193,7 +194,7 @@ def test_a_refusal_says_how_long_to_wait_and_no_longer(limits, taken, percent):
         assert buckets.reserve(index, wanted, START + ceil(nanoseconds)) == 0.0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(limits=LIMITS, more=st.integers(1, 10**5))
 def test_more_than_the_burst_is_never_admitted(limits, more):
     with pair() as both:
@@ -201,7 +202,7 @@ def test_more_than_the_burst_is_never_admitted(limits, more):
         assert buckets.reserve(index, limits[2] + more, START + 10**17) == inf
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(limits=LIMITS, reserved=st.integers(1, 100), used=st.integers(0, 10**5))
 def test_settling_leaves_what_was_used_even_below_zero(limits, reserved, used):
     burst = limits[2]
@@ -214,7 +215,7 @@ def test_settling_leaves_what_was_used_even_below_zero(limits, reserved, used):
         assert (buckets.reserve(index, 1, START) > 0) == (used > burst - 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     limits=LIMITS,
     changes=st.lists(st.tuples(st.integers(0, 6), LIMITS), min_size=1, max_size=20),
@@ -244,7 +245,7 @@ def test_a_change_of_limits_keeps_the_share_in_use_and_an_old_one_changes_nothin
             assert isclose(after["seconds_until_full"], share * seconds_to_fill, rel_tol=1e-2, abs_tol=1e-2)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     requests=st.lists(
         st.tuples(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.tokens.tokenizer import CHAT, PromptTokenizer
+from tests.support.examples import examples
 from tests.support.tokenizer import make_tokenizer
 
 PIECES = st.sampled_from(
@@ -43,7 +44,7 @@ def made():
     return plain, PromptTokenizer(folder, 2000)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(messages=st.lists(MESSAGE, min_size=1, max_size=6))
 def test_segments_have_the_ids_of_the_whole(messages):
     plain, tokenizer = made()

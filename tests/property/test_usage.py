@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from _fastpath.usage import scan_usage
 from tests.property.bodies import FRAGMENTS
 from tests.reference import usage as twin
+from tests.support.examples import examples
 
-FAST = settings(deadline=None, max_examples=130)
-FASTER = settings(deadline=None, max_examples=80)
+FAST = settings(deadline=None, max_examples=examples(130))
+FASTER = settings(deadline=None, max_examples=examples(80))
 
 TOKEN_COUNTS = st.integers(0, 10**9)
 

@@ -21,6 +21,7 @@ from gateway.datastore.model import (
     Traffic,
 )
 from gateway.datastore.wire import Change, Counts, Frame, Kind, WireError, decode, encode, from_bytes, to_bytes, whole
+from tests.support.examples import examples
 
 LARGEST_PART = 64 << 10
 HEADER = struct.Struct(">4sBQQII")
@@ -173,7 +174,7 @@ def test_a_whole_is_numbered_parts_and_an_end_that_counts_them(routes, servers, 
     assert sum((one.change.endpoints for one in parts), ()) == endpoints
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.integers(0, 5000), max_size=150), st.integers(0, 1500))
 def test_no_part_is_larger_than_64_kb(lengths, small):
     routes = [
