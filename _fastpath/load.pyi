@@ -70,8 +70,9 @@ class Load:
     ) -> bool:
         """Sidecar only: what one scrape said, ``now`` in monotonic seconds.
 
-        ``in_flight_before``: what :meth:`read` said when the page was asked for. The requests on the page that this gateway did not send
-        are those beyond the larger of this and what it says now. False, and nothing written, for an old generation or a number that is not finite.
+        ``in_flight_before``: what :meth:`read` said when the page was asked for. The requests on the page that this gateway did not
+        send are those beyond the larger of this and what it says now. False, and nothing written, for an old generation or a
+        number that is not finite.
         """
 
     def read_metrics(self, slot: int, generation: int) -> EngineMetrics | None:
