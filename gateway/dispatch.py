@@ -20,7 +20,7 @@ from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
 from gateway.scheduling.fair_queue import Waiter, weighted_tokens
 from gateway.scheduling.health import HealthNotes
-from gateway.scheduling.place import Placer, session_of
+from gateway.scheduling.place import Placer, adapter_of, session_of
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import Answer, UpstreamClient
@@ -153,6 +153,7 @@ class Dispatcher:
     def _place(self, exchange: Exchange) -> None:
         """Choose an endpoint and charge it. Raises NoEndpoint or QueueFull."""
         assert exchange.server is not None
+        assert exchange.matched is not None
         begun = self._clock()
         placement = self._placer.place(
             exchange.server,
@@ -162,6 +163,7 @@ class Dispatcher:
             exchange.tried,
             exchange.session,
             exchange.is_learned,
+            adapter_of(exchange.model) if exchange.matched.is_adapter else 0,
         )
         exchange.placement, exchange.is_released = placement, False
         exchange.tried = (*exchange.tried, placement.position)

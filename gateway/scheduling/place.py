@@ -83,11 +83,12 @@ class Placer:
         tried: Sequence[int],
         session: int = 0,
         learn: bool = True,
+        adapter: int = 0,
     ) -> Placement:
         """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull.
 
         ``session``: what :func:`session_of` says, 0 for none. Without ``learn`` the endpoint is not taken to hold the prompt from now on:
-        it says so itself.
+        it says so itself. ``adapter``: what :func:`adapter_of` says of the model's name when it is one's, else 0.
         """
         decision = self._scheduler.decide(
             server.pool,
@@ -101,6 +102,7 @@ class Placer:
             False,
             session,
             learn,
+            adapter,
         )
         if decision is None:
             raise refusal(server, self._scheduler.filtered(server.pool))
@@ -180,6 +182,11 @@ def session_of(server: ServerPool, header: Callable[[str], str | None], prompt_c
         if value:
             return endpoint_identity(value)
     return endpoint_identity(prompt_cache_key) if prompt_cache_key else 0
+
+
+def adapter_of(name: str) -> int:
+    """64 bits that stand for a LoRA adapter, as the sidecar makes them of what engines say that they have loaded."""
+    return endpoint_identity(name)
 
 
 def refusal(server: ServerPool, filtered: dict[str, int]) -> PenstockError:

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 
 import pytest
 
+from _fastpath.adapters import Adapters
+from _fastpath.load import Load
 from gateway.datastore.model import Limit, Match, Rule, Server, StringMatch, Target, Traffic
 from gateway.datastore.model import Route as RouteModel
 from gateway.dispatch import waiter_of
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.identity.gate import Caller
 from gateway.observability.exposition import render
+from gateway.scheduling.place import adapter_of
 from gateway.settings import Queue, Requests, Settings
 from tests.unit.gateway.fakes import Answer, Protocol, chat, make_exchange
 from tests.unit.gateway.fleet import SERVER, Fleet, route
@@ -363,6 +367,22 @@ async def test_a_servers_own_model_name_replaces_the_clients_and_nothing_else(tm
     adapter = body.replace(b'"m"', b'"m-sql"')
     await request(fleet, adapter)
     assert fleet.client.sent[1][3] == adapter
+
+
+async def test_a_request_for_an_adapter_goes_where_it_is_loaded_and_another_where_it_would_have_gone(tmp_path):
+    fleet = Fleet(tmp_path, routes=[route(adapters=("m-sql",))])
+    load, adapters = Load(fleet.memory), Adapters(fleet.memory)
+    for one in fleet.replica.world.endpoints.values():
+        name = one.slot.index, one.slot.generation
+        busy = 1.0 if one.endpoint.name == "default/e1" else 0.0
+        assert load.write_metrics(*name, busy, 0, 0, 0, 0, 0, time.monotonic())
+        assert adapters.write(*name, 1, 0, [adapter_of("m-sql")] if busy else [])
+    fleet.client.answers = [Answer([WHOLE]) for _ in range(8)]
+    for model in (b'"m-sql"', b'"m"'):
+        for number in range(4):
+            await request(fleet, b'{"messages":[{"role":"user","content":"%d"}],"model":%b}' % (number, model))
+    assert [name for name, *_ in fleet.client.sent] == ["default/e1"] * 4 + ["default/e0"] * 4
+    check_released(fleet)
 
 
 WORD = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
