@@ -86,6 +86,7 @@ cdef class Scheduler:
     cdef readonly PrefixIndex prefixes
     cdef readonly Adapters adapters
     cdef readonly int64_t queued_tokens   # prompt tokens that the last decision found queued at the endpoint that it chose
+    cdef readonly uint32_t matched_at     # second in which the last block that was matched there had been learned, 0 for none
     cdef readonly Health health
     cdef readonly uint64_t probe  # token of the probe that the last decision claimed, else 0
     cdef uint64_t random_state

@@ -114,6 +114,8 @@ class Scheduler:
     adapters: Adapters
     queued_tokens: int
     """Prompt tokens that the last decision found queued at the endpoint that it chose."""
+    matched_at: int
+    """Second of the clock in which the last block that was matched there had been learned, before the last decision; 0 for none."""
     health: Health
     probe: int
     """Token of the probe that the last decision claimed: the request is the one that tries an ejected endpoint. Else 0."""

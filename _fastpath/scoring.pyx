@@ -7,7 +7,7 @@ from _fastpath.adapters cimport UNTOLD, Adapters
 from _fastpath.hashing cimport BlockHashes
 from _fastpath.health cimport DUE, OUT, SERVING, STATE_BITS, WARMING
 from _fastpath.load cimport EngineMetrics, LoadSum
-from _fastpath.prefix_index cimport pool_pages_free, pool_pages_make
+from _fastpath.prefix_index cimport FRESH_SECONDS, pool_pages_free, pool_pages_make
 
 import secrets
 
@@ -470,7 +470,9 @@ cdef class Scheduler:
 
     # What is matched and was learned a moment ago is not learned again: most of a long prompt is not even looked at.
     cdef void _learn(self, const uint64_t* hashes, size_t blocks, size_t matched, uint64_t slot, uint32_t now) noexcept nogil:
-        if matched > 0 and self.prefixes.is_fresh(hashes[matched - 1], slot, now):
+        if matched > 0:
+            self.matched_at = self.prefixes.learned_at(hashes[matched - 1], slot)
+        if self.matched_at > 0 and <uint32_t>(now - self.matched_at) < FRESH_SECONDS:
             self.prefixes.learn_blocks(hashes + matched, blocks - matched, slot, now)
         else:
             self.prefixes.learn_blocks(hashes, blocks, slot, now)
@@ -495,6 +497,7 @@ cdef class Scheduler:
                 if i < pool.count:
                     pool.candidates[i].reason = EXCLUDED
         self.probe = 0
+        self.matched_at = 0
         chosen = self._choose(pool, policy, values, blocks, prompt_tokens, output_tokens, now, role, session, not learn, adapter)
         if chosen >= 0 and not dry:
             chosen = self._pick_and_claim(pool, chosen, now)

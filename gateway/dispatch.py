@@ -101,6 +101,10 @@ class Dispatcher:
             exchange.is_released = True
             self._placer.release(placement)
             self._health.over(exchange, placement, error)
+            if exchange.usage is not None and exchange.is_learned:
+                correction = self._placer.correct(placement, exchange.hashes, exchange.usage, exchange.sent)
+                if correction:
+                    self._metrics.corrected(placement.pool.server.name, correction)
             self._room.move(placement.pool.server.name)
 
     async def _hash_tokens(self, exchange: Exchange) -> BlockHashes | None:
