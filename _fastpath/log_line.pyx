@@ -1,4 +1,4 @@
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.math cimport isfinite
 from libc.string cimport memcpy
 
@@ -99,9 +99,9 @@ def request_line(
     str route, str server, str pod, bint stream, double duration, double first_byte, double overhead, int64_t attempts,
     int64_t bytes_in, int64_t bytes_out, double match_ratio, tuple usage, int64_t prompt_tokens, int64_t output_tokens,
     bint cancelled, str error_code not None, str error_source not None, str error_message not None, str tenant not None,
-    str refusal not None, double waited,
+    str refusal not None, double waited, bytes decision not None=b"",
 ):
-    cdef size_t most = FIXED_BYTES
+    cdef size_t most = FIXED_BYTES + PyBytes_GET_SIZE(decision)
     cdef uint8_t* start
     cdef uint8_t* at
     cdef bytes line
@@ -155,5 +155,8 @@ def request_line(
         at = _text(_raw(at, b',"error.message":', 17), error_message)
     if refusal:
         at = _text(_raw(at, b',"auth.reason":', 15), refusal)
+    if decision:
+        at = _raw(at, b',"decision":', 12)
+        at = _raw(at, PyBytes_AS_STRING(decision), PyBytes_GET_SIZE(decision))
     at = _raw(at, b"}\n", 2)
     return line[:at - start]

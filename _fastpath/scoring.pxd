@@ -16,6 +16,7 @@ cdef enum Reason:                 # why an endpoint is no candidate
     WAITING                       # the least-request filter
     GONE                          # its slot belongs to another endpoint by now
     EJECTED                       # it failed lately
+    LEFT_OUT                      # by the caller
 
 cdef enum:                        # scores
     LEAST_REQUEST = 0
@@ -72,6 +73,7 @@ cdef class Policy:
 cdef class Pool:
     cdef Candidate* candidates
     cdef uint32_t* matched        # blocks from the first that each holds
+    cdef double* adjustments      # what the caller adds to each score, NaN leaves out; NULL: nothing
     cdef size_t count
     cdef uint64_t highest_slot
     cdef bint by_cost             # how the last decision scored
@@ -79,6 +81,8 @@ cdef class Pool:
     cdef double untold            # what stands for the engines that do not say which adapters they have
     cdef PoolPages pages
     cdef readonly Outlier outlier # None: no endpoint is ejected or warms up
+
+    cdef int _adjust(self, adjustments) except -1
 
 cdef class Scheduler:
     cdef SharedMemory memory
@@ -93,6 +97,7 @@ cdef class Scheduler:
     cdef long due                 # position of the endpoint that this request should probe, -1 for none
 
     cdef double _random(self) noexcept nogil
+    cdef size_t _leave_out(self, Pool pool, size_t candidates) noexcept nogil
     cdef double _crowding(self, Pool pool) noexcept nogil
     cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil

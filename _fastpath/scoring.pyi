@@ -136,6 +136,7 @@ class Scheduler:
         session: int = 0,
         learn: bool = True,
         adapter: int = 0,
+        adjustments: Sequence[float] | None = None,
     ) -> tuple[int, int, int] | None:
         """Choose: position in the pool, matched blocks, and the uncached prompt tokens that were charged.
 
@@ -143,6 +144,8 @@ class Scheduler:
         left; :meth:`filtered` says why. With ``dry`` nothing is charged or learned. Without ``learn`` the prompt is charged and not
         learned: it is matched by token, and the engine itself says what it holds; kvcache-aware counts only then.
         ``session``: 64 bits that stand for the conversation, 0 for none. ``adapter``: the same of the LoRA adapter that is asked for.
+        ``adjustments``: what is added to the score of each endpoint of the pool, NaN for one that is left out. Raises ValueError when
+        they are not as many as the endpoints.
         """
 
     def release(self, pool: Pool, chosen: int, prefill_tokens: int, decode_tokens: int) -> bool:

@@ -13,7 +13,7 @@ import secrets
 
 from _fastpath.adapters import AFFINITIES as _AFFINITIES
 
-REASONS = ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected")
+REASONS = ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected", "left_out")
 SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix-cache": 3, "random": 4, "session": 5,
                   "kvcache-aware": 6, "lora-affinity": 7}
 
@@ -96,6 +96,7 @@ cdef class Pool:
     def __cinit__(self):
         self.candidates = NULL
         self.matched = NULL
+        self.adjustments = NULL
         memset(&self.pages, 0, sizeof(PoolPages))
 
     def __init__(self, endpoints, Outlier outlier=None):
@@ -126,10 +127,26 @@ cdef class Pool:
     def __dealloc__(self):
         free(self.candidates)
         free(self.matched)
+        free(self.adjustments)
         pool_pages_free(&self.pages)
 
     def __len__(self):
         return self.count
+
+    cdef int _adjust(self, adjustments) except -1:
+        cdef size_t i
+        free(self.adjustments)
+        self.adjustments = NULL
+        if adjustments is None:
+            return 0
+        if <size_t>len(adjustments) != self.count:
+            raise ValueError(f"{len(adjustments)} adjustments for {self.count} endpoints")
+        self.adjustments = <double*>malloc(max(<size_t>1, self.count) * sizeof(double))
+        if self.adjustments == NULL:
+            raise MemoryError
+        for i in range(self.count):
+            self.adjustments[i] = adjustments[i]
+        return 0
 
 
 @cython.final
@@ -280,6 +297,17 @@ cdef class Scheduler:
                 told += 1
                 total += values[<int>c.affinity]
         pool.untold = total / told if told > 0 else 0
+
+    # Takes out whom the caller does not want. Returns how many candidates there are.
+    cdef size_t _leave_out(self, Pool pool, size_t candidates) noexcept nogil:
+        cdef size_t i
+        for i in range(pool.count):
+            if pool.candidates[i].reason == CANDIDATE and isnan(pool.adjustments[i]):
+                pool.candidates[i].reason = LEFT_OUT
+                candidates -= 1
+                if self.due == <long>i:
+                    self.due = -1
+        return candidates
 
     # Times that a prompt token to be computed counts. Whoever comes while an engine computes a prompt waits for it; of a queue that is
     # busy for a share b of the time, b / (1 - b) come before it is empty again. 1 when nobody has anything to compute.
@@ -453,8 +481,12 @@ cdef class Scheduler:
     cdef long _choose(self, Pool pool, Policy policy, const uint64_t* hashes, size_t blocks, double prompt_tokens,
                       double output_tokens, double now, uint32_t role, uint64_t session, bint by_token,
                       uint64_t adapter) noexcept nogil:
+        cdef size_t i
         memset(pool.matched, 0, pool.count * sizeof(uint32_t))
-        if self._look(pool, policy, role, now) == 0:
+        cdef size_t candidates = self._look(pool, policy, role, now)
+        if pool.adjustments != NULL:
+            candidates = self._leave_out(pool, candidates)
+        if candidates == 0:
             return -1
         if blocks > 0:
             self.prefixes.match_pool(hashes, blocks, &pool.pages, pool.matched)
@@ -466,6 +498,9 @@ cdef class Scheduler:
             self._score_by_cost(pool, policy, blocks, prompt_tokens, output_tokens)
         else:
             self._score_by_weight(pool, policy, blocks, session, by_token)
+        if pool.adjustments != NULL:
+            for i in range(pool.count):
+                pool.candidates[i].score += pool.adjustments[i]
         return self.due if self.due >= 0 else self._pick(pool)
 
     # What is matched and was learned a moment ago is not learned again: most of a long prompt is not even looked at.
@@ -479,7 +514,7 @@ cdef class Scheduler:
 
     def decide(self, Pool pool not None, Policy policy not None, BlockHashes hashes, int64_t prompt_tokens,
                int64_t output_tokens, double now, uint32_t role=1, excluded=None, bint dry=False, uint64_t session=0,
-               bint learn=True, uint64_t adapter=0):
+               bint learn=True, uint64_t adapter=0, adjustments=None):
         cdef size_t i, blocks = 0
         cdef const uint64_t* values = NULL
         cdef long chosen
@@ -496,6 +531,7 @@ cdef class Scheduler:
             for i in excluded:
                 if i < pool.count:
                     pool.candidates[i].reason = EXCLUDED
+        pool._adjust(adjustments)
         self.probe = 0
         self.matched_at = 0
         chosen = self._choose(pool, policy, values, blocks, prompt_tokens, output_tokens, now, role, session, not learn, adapter)

@@ -14,6 +14,7 @@ cdef class Dispatcher:
     cdef object _in_flight
     cdef object _clock
     cdef object _random
+    cdef double _shown
     cdef RetryBudget _budget
     cdef HealthNotes _health
     cpdef release(self, Exchange exchange, object error=*)

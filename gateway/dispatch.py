@@ -21,6 +21,7 @@ from gateway.observability.metrics import RequestMetrics
 from gateway.scheduling.fair_queue import Waiter, weighted_tokens
 from gateway.scheduling.health import HealthNotes
 from gateway.scheduling.place import Placer, adapter_of, session_of
+from gateway.scheduling.plugins import Asked, adjustments_of
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import Answer, UpstreamClient
@@ -28,7 +29,7 @@ from gateway.upstream.retry import RetryBudget
 
 
 class Dispatcher:
-    """Sends the requests of one worker. ``in_flight``: how many the worker has."""
+    """Sends the requests of one worker. ``in_flight``: how many the worker has; ``shown``: share of choices that the log shows."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Dispatcher:
         in_flight: Callable[[], int],
         clock: Callable[[], float],
         random: Callable[[], float],
+        shown: float = 0.0,
     ) -> None:
         self._placer = placer
         self._client = client
@@ -51,6 +53,7 @@ class Dispatcher:
         self._in_flight = in_flight
         self._clock = clock
         self._random = random
+        self._shown = shown
         self._budget = RetryBudget()
         self._health = HealthNotes(placer, metrics)
 
@@ -159,6 +162,7 @@ class Dispatcher:
         assert exchange.server is not None
         assert exchange.matched is not None
         begun = self._clock()
+        adapter = adapter_of(exchange.model) if exchange.matched.is_adapter else 0
         placement = self._placer.place(
             exchange.server,
             exchange.hashes,
@@ -167,11 +171,39 @@ class Dispatcher:
             exchange.tried,
             exchange.session,
             exchange.is_learned,
-            adapter_of(exchange.model) if exchange.matched.is_adapter else 0,
+            adapter,
+            self._ask_plugins(exchange, adapter) if exchange.server.plugins else None,
         )
         exchange.placement, exchange.is_released = placement, False
         exchange.tried = (*exchange.tried, placement.position)
         exchange.scheduling = self._clock() - begun
+        if self._shown > 0 and self._random() < self._shown:
+            exchange.decision = self._placer.describe(placement)
+
+    def _ask_plugins(self, exchange: Exchange, adapter: int) -> list[float]:
+        server = exchange.server
+        assert server is not None
+        seen = self._placer.survey(
+            server,
+            exchange.hashes,
+            exchange.prompt_tokens,
+            exchange.output_tokens,
+            exchange.tried,
+            exchange.session,
+            exchange.is_learned,
+            adapter,
+        )
+        asked = Asked(
+            exchange.model,
+            exchange.path,
+            exchange.tenant,
+            exchange.prompt_tokens,
+            exchange.output_tokens,
+            len(exchange.hashes) if exchange.hashes is not None else 0,
+            exchange.header,
+        )
+        names = [(one.endpoint.name, one.endpoint.address) for one in server.endpoints]
+        return adjustments_of(server.plugins, asked, names, seen)
 
     async def _wait(self, exchange: Exchange) -> None:
         """In turn, until an endpoint has room. Raises QueueFull."""

@@ -10,7 +10,7 @@ from gateway.waiting cimport Run
 cdef class Exchange:
     cdef public object scope, protocol, path, operation, request_id, header, done, usage
     cdef public str error_code, error_source, error_message, refusal
-    cdef public bytes body
+    cdef public bytes body, decision
     cdef public tuple tried
     cdef public Caller caller
     cdef public Scan scan

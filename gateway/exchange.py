@@ -106,6 +106,8 @@ class Exchange:
         """What stands for its conversation, 0 for none."""
         self.waited: float = 0.0
         """Seconds that it waited for an endpoint with room."""
+        self.decision: bytes = b""
+        """Its choice as JSON, where it is one of those that the log shows."""
         self.scheduling: float = 0.0
         """Seconds that the choice of its endpoint took."""
         self.sent: float = 0.0

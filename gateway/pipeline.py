@@ -100,6 +100,7 @@ class Pipeline:
             lambda: self.in_flight,
             parts.clock,
             lambda: parts.random(),
+            parts.settings.access_log_decisions if parts.settings.access_log else 0.0,
         )
         self._replier = Replier(
             parts.settings, parts.sockets, parts.limiter, parts.metrics, parts.clock, self._dispatcher.first_token

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from _fastpath.scanner import Forbidden
 from gateway.identity.check import identity_faults, is_configured
+from gateway.plugin_paths import named_paths
 
 PREFIX = "PENSTOCK_"
 _SIZES = {"prefix_bytes": (192, 1 << 40), "counter_series": (64, 1 << 24), "counter_cells": (1024, 1 << 24)}
@@ -167,6 +168,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Whether answers name their endpoint (``x-penstock-endpoint``) and say their times (``server-timing``)."""
     access_log: bool = True
     """One JSON line a request on standard output."""
+    access_log_decisions: float = 0.0
+    """Share of requests, 0 to 1, whose line also says how their endpoint was chosen: candidates, scores, runner-up."""
+    scheduling_plugins: str = ""
+    """Filters and scores in Python beside installed ones, by spaces: ``name=module:attribute`` (docs/scheduling.md)."""
     expected_output_tokens: int = 256
     """Taken for a request that names no limit, until more is learned."""
     requests: Requests = Requests()
@@ -326,6 +331,8 @@ def _faults(settings: Settings) -> list[str]:
             faults.append(f"`{name}` must be {smallest} to {largest}, not {value}")
     if not 1 <= settings.tokens.threads <= 64:
         faults.append(f"`tokens.threads` must be 1 to 64, not {settings.tokens.threads}")
+    if settings.access_log_decisions > 1:
+        faults.append(f"`access_log_decisions` must be 0 to 1, not {settings.access_log_decisions}")
     for name, value in _numbers(settings):
         if value < 0:
             faults.append(f"`{name}` must not be negative, not {value}")
@@ -337,6 +344,10 @@ def _faults(settings: Settings) -> list[str]:
         Forbidden(settings.requests.stripped_members.split())
     except ValueError as error:
         faults.append(f"`requests.stripped_members`: {error}")
+    try:
+        named_paths(settings.scheduling_plugins)
+    except ValueError as error:
+        faults.append(f"`scheduling_plugins`: {error}")
     if settings.upstream_ca_file:
         faults += _faults_of_authorities(settings.upstream_ca_file)
     return faults

@@ -13,6 +13,7 @@ from _fastpath.slots import SlotsFull
 from gateway.datastore.model import Endpoint, Route, Server
 from gateway.datastore.replica import Replica, Unusable, World
 from gateway.routing.match import CompiledRoute, compile_route
+from gateway.scheduling.plugins import Plugin, Plugins
 from gateway.scheduling.pool import PlacedEndpoint, ServerPool, make_pool
 from gateway.scheduling.slot_book import SlotBook
 
@@ -23,10 +24,18 @@ GatewayReplica = Replica[PlacedEndpoint, ServerPool, CompiledRoute]
 class GatewayCompiler:
     """Slots for endpoints, pools for servers, patterns for routes. What cannot be made raises Unusable."""
 
-    def __init__(self, memory: SharedMemory, row: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        memory: SharedMemory,
+        row: int,
+        clock: Callable[[], float] = time.monotonic,
+        plugins: Plugins | None = None,
+    ) -> None:
+        """``plugins``: those of a worker that chooses; without them none is asked."""
         self._book = SlotBook(memory, row)
         self._health = Health(memory)
         self._clock = clock
+        self._plugins = plugins
 
     def endpoint(self, endpoint: Endpoint) -> PlacedEndpoint:
         """Give an endpoint its slot. One that nobody has seen before warms up from now."""
@@ -44,9 +53,12 @@ class GatewayCompiler:
     def server(self, server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPool:
         """Pool a server's endpoints."""
         try:
-            return make_pool(server, endpoints)
+            return make_pool(server, endpoints, self._plugins_of(server))
         except (ValueError, OverflowError) as error:
             raise Unusable(f"ModelServer `{server.name}`: {error}") from error
+
+    def _plugins_of(self, server: Server) -> tuple[Plugin, ...]:
+        return self._plugins.of(server.name, server.scheduling.plugins) if self._plugins is not None else ()
 
     def route(self, route: Route) -> CompiledRoute:
         """Compile a route's patterns."""

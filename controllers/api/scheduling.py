@@ -63,12 +63,21 @@ class Filter(Strict, frozen=True):
     args: dict[str, object] = {}
 
 
+class PluginUse(Strict, frozen=True):
+    """A filter or score in Python that the gateway has by this name; ``args`` are what it is made with (docs/scheduling.md)."""
+
+    name: str
+    weight: float = 1.0
+    args: dict[str, object] = {}
+
+
 class SchedulingSpec(Strict, frozen=True):
     """How to choose among the endpoints. ``adapterLoad``: what an engine takes to load a LoRA adapter, for policy ``cost``."""
 
     policy: Literal["cost", "weighted"] = "cost"
     filters: list[Filter] = []
     scorers: list[Scorer] = []
+    plugins: list[PluginUse] = []
     adapter_load: str = "500ms"
     picker: Literal["best"] = "best"
 
@@ -100,6 +109,12 @@ def scheduling_faults(scheduling: SchedulingSpec, matches_tokens: bool) -> Itera
             )
     if scheduling.policy == "cost" and (scheduling.scorers or scheduling.filters):
         yield Fault("spec.scheduling.policy", "scorers and filters belong to policy `weighted`")
+    for position, plugin in enumerate(scheduling.plugins):
+        if not plugin.name or any(other.name == plugin.name for other in scheduling.plugins[:position]):
+            yield Fault(f"spec.scheduling.plugins[{position}].name", f"`{plugin.name}` must be there, and once")
+        if not -LARGEST_WEIGHT <= plugin.weight <= LARGEST_WEIGHT:
+            text = f"must be {-LARGEST_WEIGHT:g} to {LARGEST_WEIGHT:g}, not {plugin.weight}"
+            yield Fault(f"spec.scheduling.plugins[{position}].weight", text)
     load = seconds(scheduling.adapter_load)
     if load is None or not 0 <= load <= LONGEST_LOAD:
         yield Fault("spec.scheduling.adapterLoad", f"`{scheduling.adapter_load}` must be a duration from 0s to 10m")

@@ -5,7 +5,7 @@ They hold no reference back to what holds them, so the garbage collector need no
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -67,6 +67,14 @@ class Route(Struct, frozen=True, omit_defaults=True, gc=False):
     created: str = ""
 
 
+class PluginSpec(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A Python plugin by its name, how much its score counts, and what it is made with."""
+
+    name: str
+    weight: float = 1.0
+    args: dict[str, Any] = {}
+
+
 class Scheduling(Struct, frozen=True, omit_defaults=True, gc=False):
     """How to choose among a server's endpoints."""
 
@@ -79,6 +87,7 @@ class Scheduling(Struct, frozen=True, omit_defaults=True, gc=False):
     prefix_blocks: int = 0
     kvcache_blocks: int = 0
     adapter_seconds: float = 0.5
+    plugins: tuple[PluginSpec, ...] = ()
 
 
 class PrefixCache(Struct, frozen=True, omit_defaults=True, gc=False):

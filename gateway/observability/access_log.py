@@ -121,6 +121,7 @@ def line(exchange: Exchange, now: float, wall: float, stamps: Timestamps) -> byt
         exchange.tenant,
         exchange.refusal,
         exchange.waited,
+        exchange.decision,
     )
 
 

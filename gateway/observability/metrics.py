@@ -44,6 +44,7 @@ FAMILIES: tuple[Family, ...] = (
     ("penstock_upstream_ejections_total", ("server", "reason"), ()),
     ("penstock_prompts_tokenised_total", ("server", "outcome"), ()),
     ("penstock_prefix_corrections_total", ("server", "reason"), ()),
+    ("penstock_plugin_errors_total", ("plugin", "kind"), ()),
 )
 HELP = {
     "penstock_requests_total": "Requests by outcome; code 499 is a client that left.",
@@ -63,6 +64,7 @@ HELP = {
     "penstock_queue_duration_seconds": "What requests waited while every endpoint was full; outcome is served, refused, late or left.",
     "penstock_prompts_tokenised_total": "Prompts for servers that match by token; any outcome but `tokens` was matched by text.",
     "penstock_prefix_corrections_total": "Answers with much fewer cached tokens than expected; the reason is evicted or uncached.",
+    "penstock_plugin_errors_total": "What scheduling plugins did wrong, each passed over; the kind is load, filter or score.",
     "penstock_client_retries_total": "Requests that their SDK called a retry.",
     "penstock_upstream_ejections_total": "Endpoints that were left alone, by their last failure: an error's code, or `status_503`.",
 }
@@ -199,6 +201,10 @@ class RequestMetrics:
     def corrected(self, server: str, reason: str) -> None:
         """Count an answer for which the index of prefixes forgets something."""
         self._count("penstock_prefix_corrections_total", server, reason)
+
+    def plugin_failed(self, plugin: str, kind: str) -> None:
+        """Count what a plugin did wrong."""
+        self._count("penstock_plugin_errors_total", plugin, kind)
 
     def limited(self, route: str, limit: str) -> None:
         """Count a request that a limit refused."""

@@ -23,7 +23,7 @@ OLD_SECONDS = 8
 DOUBTED_AFTER = 8
 """Answers in a row, each of a prompt that was expected there, that found nothing."""
 SWEEP_SECONDS = 2.0
-"""Between two looks through the index, which take 5 ms for 64 MB."""
+"""Between two looks through the index, which take 8 ms for 64 MB."""
 
 Name = tuple[int, int]
 """Slot and generation of an endpoint."""

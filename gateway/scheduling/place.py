@@ -15,10 +15,12 @@ from gateway.datastore.model import PrefixCache
 from gateway.datastore.token_seed import salted_seed, token_seed
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
 from gateway.scheduling.corrections import MISSED_SHARE, MISSED_TOKENS, Corrections
+from gateway.scheduling.decision import describe
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
 
 if TYPE_CHECKING:
     from _fastpath.health import Reading
+    from _fastpath.scoring import Explanation
 
 MEASURED_TOKENS = 512
 """A prefill of fewer tokens says more of everything else than of the engine's speed."""
@@ -89,11 +91,13 @@ class Placer:
         session: int = 0,
         learn: bool = True,
         adapter: int = 0,
+        adjustments: Sequence[float] | None = None,
     ) -> Placement:
         """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull.
 
         ``session``: what :func:`session_of` says, 0 for none. Without ``learn`` the endpoint is not taken to hold the prompt from now on:
         it says so itself. ``adapter``: what :func:`adapter_of` says of the model's name when it is one's, else 0.
+        ``adjustments``: what plugins add to the score of each endpoint, NaN for one that is left out.
         """
         decision = self._scheduler.decide(
             server.pool,
@@ -108,6 +112,7 @@ class Placer:
             session,
             learn,
             adapter,
+            adjustments,
         )
         if decision is None:
             raise refusal(server, self._scheduler.filtered(server.pool))
@@ -124,6 +129,40 @@ class Placer:
             scheduler.queued_tokens,
             scheduler.probe,
             scheduler.matched_at,
+        )
+
+    def survey(
+        self,
+        server: ServerPool,
+        hashes: BlockHashes | None,
+        prompt_tokens: int,
+        output_tokens: int,
+        tried: Sequence[int],
+        session: int,
+        learn: bool,
+        adapter: int,
+    ) -> list[Explanation]:
+        """What :meth:`place` would see of each endpoint now."""
+        self._scheduler.decide(
+            server.pool,
+            server.policy,
+            hashes,
+            prompt_tokens,
+            output_tokens,
+            self._clock(),
+            SERVES,
+            tried,
+            True,
+            session,
+            learn,
+            adapter,
+        )
+        return self._scheduler.explain(server.pool)
+
+    def describe(self, placement: Placement) -> bytes:
+        """The choice that was just made, as JSON."""
+        return describe(
+            placement.pool, self._scheduler.explain(placement.pool.pool), placement.position, placement.blocks
         )
 
     def first_token(self, placement: Placement, seconds: float) -> None:

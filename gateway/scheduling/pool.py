@@ -8,6 +8,7 @@ from _fastpath.health import Outlier
 from _fastpath.scoring import Policy, Pool
 from _fastpath.slots import endpoint_identity
 from gateway.datastore.model import Endpoint, Role, Scheduling, Server, Traffic
+from gateway.scheduling.plugins import Plugin
 from gateway.scheduling.slot_book import Slot
 
 SERVES = 1
@@ -27,17 +28,26 @@ class PlacedEndpoint(Struct, frozen=True, gc=False):
 class ServerPool:
     """A server, its endpoints in the pool's order, and what the compiled scheduler needs of both."""
 
-    def __init__(self, server: Server, endpoints: tuple[PlacedEndpoint, ...], pool: Pool, policy: Policy) -> None:
+    def __init__(
+        self,
+        server: Server,
+        endpoints: tuple[PlacedEndpoint, ...],
+        pool: Pool,
+        policy: Policy,
+        plugins: tuple[Plugin, ...] = (),
+    ) -> None:
         self.server = server
         self.endpoints = endpoints
         self.pool = pool
         self.policy = policy
+        self.plugins = plugins
+        """Asked at every choice."""
         self.matches_tokens = server.prefix_cache.mode == "tokens"
         self.keeps_sessions = server.scheduling.weights.get("session", 0.0) > 0
         """Whether what names a request's session counts in the choice."""
 
 
-def make_pool(server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPool:
+def make_pool(server: Server, endpoints: tuple[PlacedEndpoint, ...], plugins: tuple[Plugin, ...] = ()) -> ServerPool:
     """Compile a server's pool. Raises ValueError for a scorer that does not exist, or rules of ejection that are out of range."""
     bound = server.traffic.maximum_in_flight
     slots = [
@@ -51,7 +61,7 @@ def make_pool(server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPo
         for one in endpoints
     ]
     pool = Pool(slots, make_outlier(server.traffic))
-    return ServerPool(server, endpoints, pool, make_policy(server.scheduling))
+    return ServerPool(server, endpoints, pool, make_policy(server.scheduling), plugins)
 
 
 def make_outlier(traffic: Traffic) -> Outlier:

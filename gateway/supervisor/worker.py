@@ -37,6 +37,7 @@ from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
+from gateway.scheduling.plugins import Plugins, find_factories
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
 from gateway.supervisor.serving import InheritedSocketServer, tune_process, yield_to_loop
@@ -74,7 +75,9 @@ class Worker:
         self._orders = orders
         self._memory = SharedMemory.attach(orders.shared_memory)
         self._memory.claim_row(orders.index, os.getpid(), 0)
-        self._replica: GatewayReplica = Replica(GatewayCompiler(self._memory, orders.index))
+        metrics = RequestMetrics(self._memory, orders.index)
+        plugins = Plugins(find_factories(settings.scheduling_plugins), metrics.plugin_failed)
+        self._replica: GatewayReplica = Replica(GatewayCompiler(self._memory, orders.index, plugins=plugins))
         limiter = RateLimiter(self._memory, orders.index, self._generation, time.monotonic_ns)
         self._replica.on_route(limiter.route_changed)
         self._access_log = AccessLog(enabled=settings.access_log)
@@ -93,7 +96,7 @@ class Worker:
                 placer=Placer(self._memory, orders.index, time.monotonic),
                 client=self._client,
                 room=self._room,
-                metrics=RequestMetrics(self._memory, orders.index),
+                metrics=metrics,
                 access_log=self._access_log,
                 deadlines=self._deadlines,
                 sockets=ClientSockets(),

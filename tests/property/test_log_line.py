@@ -22,6 +22,7 @@ USAGE = st.one_of(st.none(), st.tuples(COUNT, COUNT, st.just(-1) | COUNT))
     stream=st.booleans(), times=st.tuples(st.integers(0, 10**12).map(lambda one: one / 10**6), SECONDS, SECONDS),
     counts=st.tuples(COUNT, COUNT, COUNT), ratio=RATIO, usage=USAGE, estimates=st.tuples(COUNT, COUNT), cancelled=st.booleans(),
     error=st.tuples(TEXT, TEXT, TEXT), identity=st.tuples(TEXT, TEXT), waited=SECONDS.filter(lambda one: one >= 0),
+    decision=st.just(b"") | st.dictionaries(TEXT, TEXT, min_size=1, max_size=60).map(lambda one: json.dumps(one).encode()),
 )  # fmt: skip
 def test_a_line_says_what_the_twin_says(
     texts,
@@ -39,10 +40,11 @@ def test_a_line_says_what_the_twin_says(
     error,
     identity,
     waited,
+    decision,
 ):
     arguments = (
         *texts, status, operation, model, *names, stream, *times, *counts, ratio, usage, *estimates, cancelled, *error,
-        *identity, waited,
+        *identity, waited, decision,
     )  # fmt: skip
     line = request_line(*arguments)
     assert line.endswith(b"}\n")

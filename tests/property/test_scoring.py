@@ -262,6 +262,11 @@ class Request:
     session: int = 0
     by_token: bool = False
     adapter: int = 0
+    adjustments: tuple[float, ...] | None = None
+    """Repeated for the endpoints of a pool."""
+
+    def adjusted(self, count: int) -> list[float] | None:
+        return [self.adjustments[i % len(self.adjustments)] for i in range(count)] if self.adjustments else None
 
     def hashes(self) -> BlockHashes | None:
         return BlockHashes.of(HASHES[: self.blocks]) if self.blocks else None
@@ -276,7 +281,11 @@ REQUESTS = st.builds(
     st.sampled_from([0, 1, 77, 2**64 - 1]),
     st.booleans(),
     st.sampled_from([0, ADAPTER]),
+    st.none() | st.lists(st.sampled_from([0.0, -3.0, 100.0, float("nan")]), min_size=1, max_size=8).map(tuple),
 )
+
+
+UNADJUSTED = REQUESTS.map(lambda one: replace(one, adjustments=None))
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +297,7 @@ def decide(fleet: Fleet, policy: twin.Policy, request: Request, dry: bool = True
     return fleet.scheduler.decide(
         fleet.pool, compiled(policy), request.hashes(), request.prompt_tokens, request.output_tokens, NOW, request.role,
         fleet.excluded, dry, request.session, not request.by_token, request.adapter,
+        request.adjusted(len(fleet.pool)),
     )  # fmt: skip
 
 
@@ -308,6 +318,7 @@ def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision
         MOST_EJECTED,
         request.by_token,
         request.adapter != 0,
+        request.adjusted(len(endpoints)),
     )
 
 
@@ -442,7 +453,7 @@ def test_the_probe_is_claimed_by_who_is_picked_alone(
 
 
 @FAST
-@given(fleet=EASY, requests=st.lists(st.tuples(REQUESTS, st.booleans()), max_size=12), seed=st.integers(0, 2**32))
+@given(fleet=EASY, requests=st.lists(st.tuples(UNADJUSTED, st.booleans()), max_size=12), seed=st.integers(0, 2**32))
 def test_release_returns_load_to_zero(
     path: Path, fleet: list[Given], requests: list[tuple[Request, bool]], seed: int
 ) -> None:
@@ -473,7 +484,7 @@ def test_release_returns_load_to_zero(
     unscraped=st.integers(1, 4),
     charges=CHARGES.map(tuple),
     policy=POLICIES,
-    request_=REQUESTS,
+    request_=UNADJUSTED,
 )
 def test_never_scraped_is_not_preferred(
     path: Path,

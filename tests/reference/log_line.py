@@ -8,7 +8,7 @@ import json
 def request_line(
     timestamp, request_id, path, status, operation, model, route, server, pod, stream, duration, first_byte, overhead, attempts,
     bytes_in, bytes_out, match_ratio, usage, prompt_tokens, output_tokens, cancelled, error_code, error_source, error_message,
-    tenant, refusal, waited,
+    tenant, refusal, waited, decision=b"",
 ):  # fmt: skip
     """The same members in the same order, with the same values."""
     line = {
@@ -50,6 +50,8 @@ def request_line(
         line["error.code"], line["error.origin"], line["error.message"] = error_code, error_source, error_message
     if refusal:
         line["auth.reason"] = refusal
+    if decision:
+        line["decision"] = json.loads(decision)
     return json.dumps(line).encode() + b"\n"
 
 

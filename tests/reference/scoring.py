@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, isnan
 
 SCORES = (
     "least-request",
@@ -196,6 +196,14 @@ def slow_down_warming(candidates: Sequence[Seen]) -> None:
             seen.running = (seen.running + 1) * largest / seen.endpoint.share - 1
 
 
+def leave_out(all_seen: Sequence[Seen], probe: int | None, adjustments: Sequence[float]) -> int | None:
+    """Filter whom the caller does not want. Who is to be probed after that."""
+    for seen, adjustment in zip(all_seen, adjustments, strict=True):
+        if not seen.filtered and isnan(adjustment):
+            seen.filtered = "left_out"
+    return None if probe is not None and all_seen[probe].filtered else probe
+
+
 def _speed(expected: float, tokens: float, seconds: float) -> float:
     found = (expected * PRIOR_SECONDS + tokens) / (PRIOR_SECONDS + seconds)
     return min(max(found, expected / SPEED_RANGE), expected * SPEED_RANGE)
@@ -328,13 +336,16 @@ def decide(
     most_ejected_percent: float | None = None,
     by_token: bool = False,
     for_adapter: bool = False,
+    adjustments: Sequence[float] | None = None,
 ) -> Decision:
     """All that the compiled choice sees and scores, and those that it may pick. Without a percentage nobody's health counts."""
     seen = look(endpoints, policy, now, role, excluded)
     probe = leave_out_ejected(seen, role, most_ejected_percent) if most_ejected_percent is not None else None
-    candidates = [one for one in seen if not one.filtered]
     if most_ejected_percent is not None:
-        slow_down_warming(candidates)
+        slow_down_warming([one for one in seen if not one.filtered])
+    if adjustments is not None:
+        probe = leave_out(seen, probe, adjustments)
+    candidates = [one for one in seen if not one.filtered]
     if policy.by_cost:
         factor = crowding(candidates)
         loads = affinity_values(candidates, AFFINITY_LOADS) if for_adapter else [0.0] * len(candidates)
@@ -347,7 +358,10 @@ def decide(
         )
     else:
         values = iter(scores_by_weight(candidates, policy, blocks, session, by_token, for_adapter))
-    scores = [None if one.filtered else next(values) for one in seen]
+    scores = [
+        None if one.filtered else next(values) + added
+        for one, added in zip(seen, adjustments or [0.0] * len(seen), strict=True)
+    ]
     return Decision(seen, scores, equal_bests(scores) if probe is None else {probe}, probe)
 
 

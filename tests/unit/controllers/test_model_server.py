@@ -168,6 +168,11 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
             + "scheduling: {policy: weighted, scorers: [{name: least-latency, args: {TTFTTPOTWeightFactor: 1.5}}]}",
             "spec.scheduling.scorers[0].args.TTFTTPOTWeightFactor",
         ),
+        (
+            ENDPOINTS + "scheduling: {plugins: [{name: mine}, {name: mine}]}",
+            "spec.scheduling.plugins[1].name",
+        ),
+        (ENDPOINTS + "scheduling: {plugins: [{name: mine, weight: .inf}]}", "spec.scheduling.plugins[0].weight"),
         (ENDPOINTS + "scheduling: {adapterLoad: -1s}", "spec.scheduling.adapterLoad"),
         (ENDPOINTS + "scheduling: {adapterLoad: 11m}", "spec.scheduling.adapterLoad"),
         (SESSION + "{headers: x-session-id}}]}", "spec.scheduling.scorers[0].args.headers"),

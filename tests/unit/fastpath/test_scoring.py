@@ -87,7 +87,7 @@ def test_names_of_scores() -> None:
     assert list(SCORES_BY_NAME) == [
         "least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session", "kvcache-aware", "lora-affinity",
     ]  # fmt: skip
-    assert REASONS == ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected")
+    assert REASONS == ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected", "left_out")
 
 
 @pytest.mark.parametrize("name", ["least_request", "", "Random", "lora_affinity"])
@@ -587,6 +587,41 @@ def test_kvcache_aware_scores_what_is_matched_by_token_alone(fleet: Fleet) -> No
     assert fleet.scores(pool, weighted(kvcache_aware=2), hashes=hashes(4)) == [0, 0]
     of_two = Policy(by_cost=False, weights={"kvcache-aware": 1}, kvcache_blocks=2)
     assert fleet.scores(pool, of_two, hashes=hashes(4), learn=False) == [0, 100]
+
+
+# -- adjustments of the caller
+
+
+@pytest.mark.parametrize("policy", [Policy(), weighted(kv_usage=1)], ids=["cost", "weighted"])
+def test_adjustments_are_added_and_what_is_no_number_leaves_out(fleet: Fleet, policy: Policy) -> None:
+    pool = fleet.pool(3)
+    plain = fleet.scores(pool, policy)
+    adjusted = fleet.scores(pool, policy, adjustments=[0.0, 5.0, float("nan")])
+    assert adjusted == [plain[0], plain[1] + 5, None]
+    assert fleet.dry(pool, policy, adjustments=[0.0, 5.0, float("nan")])[0] == 1
+    assert fleet.scheduler.filtered(pool) == {"left_out": 1}
+    assert fleet.scores(pool, policy) == plain
+
+
+def test_when_all_are_left_out_nobody_is_chosen_or_charged(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    assert fleet.decide(pool, adjustments=[float("nan")] * 2) is None
+    assert fleet.scheduler.filtered(pool) == {"left_out": 2}
+    assert fleet.scheduler.load.read(0, 0) == fleet.scheduler.load.read(1, 0) == (0, 0, 0)
+
+
+def test_who_is_left_out_is_not_probed(fleet: Fleet) -> None:
+    pool = watched(fleet, 3)
+    eject(fleet, 1, ago=20.0)
+    assert fleet.decide(pool, adjustments=[0.0, float("nan"), 0.0])[0] != 1
+    assert fleet.scheduler.probe == 0
+    assert fleet.decide(pool)[0] == 1
+
+
+@pytest.mark.parametrize("adjustments", [[], [0.0], [0.0] * 3])
+def test_as_many_adjustments_as_endpoints(fleet: Fleet, adjustments: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"{len(adjustments)} adjustments for 2 endpoints"):
+        fleet.dry(fleet.pool(2), adjustments=adjustments)
 
 
 # -- adapters

@@ -13,6 +13,7 @@ from gateway.downstream.client_socket import ClientSockets
 from gateway.observability.metrics import RequestMetrics
 from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
+from gateway.scheduling.plugins import Plugins
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
 from gateway.tokens.service import PromptTokens
@@ -56,10 +57,14 @@ def route(*targets, name="default/r", model="m", **more):
 class Fleet:
     """Two endpoints behind one server and one route, unless said otherwise."""
 
-    def __init__(self, directory, *, settings=None, routes=None, server=None, endpoints=2, gate=None, **sizes):
+    def __init__(
+        self, directory, *, settings=None, routes=None, server=None, endpoints=2, gate=None, plugins=None, **sizes
+    ):
         sizes = {"workers": 2, "slots": 64, "buckets": 16, "journal_records": 16, "prefix_bytes": 1 << 16, **sizes}
         self.memory = SharedMemory.create(str(directory / "memory"), **sizes)
-        self.replica = Replica(GatewayCompiler(self.memory, 0))
+        metrics = RequestMetrics(self.memory, 0)
+        found = Plugins(plugins or {}, metrics.plugin_failed)
+        self.replica = Replica(GatewayCompiler(self.memory, 0, plugins=found))
         self.limiter = RateLimiter(self.memory, 0, lambda: self.replica.world.sequence, time.monotonic_ns)
         self.replica.on_route(self.limiter.route_changed)
         self.client, self.log = Client(), Log()
@@ -73,7 +78,7 @@ class Fleet:
                 placer=self.placer,
                 client=self.client,
                 room=WaitingRoom(self.settings.queue.length, self.settings.queue.seconds, time.monotonic),
-                metrics=RequestMetrics(self.memory, 0),
+                metrics=metrics,
                 access_log=self.log,
                 deadlines=Deadlines(),
                 sockets=ClientSockets(),
