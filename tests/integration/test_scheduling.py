@@ -1,0 +1,67 @@
+"""Plugins, choices in the log and adapters, with real gateways and simulated engines."""
+
+import json
+
+import pytest
+
+from tests.support import config
+from tests.support.client import CHAT, Connection, ask, chat, request_bytes
+from tests.support.engines import Engines
+from tests.support.gateway import Gateway
+from tests.support.waiting import wait_until
+
+PLUGIN = {"plugins": [{"name": "mine", "weight": 100, "args": {"endpoint": "default/engine-2"}}]}
+
+
+@pytest.fixture(scope="module")
+def engines():
+    with Engines(3, adapters=("demo-sql",)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def gateway(engines, tmp_path_factory):
+    text = config.server("demo", engines.ports, scheduling=PLUGIN) + config.route("demo")
+    plain = config.server("plain", engines.ports) + config.route("plain", loraAdapters=["demo-sql"])
+    settings = {"scheduling_plugins": "mine=tests.support.plugins:Prefers", "access_log_decisions": 1.0}
+    with Gateway(tmp_path_factory.mktemp("gw"), {"a.yaml": text, "b.yaml": plain}, **settings) as started:
+        yield started
+
+
+def lines(gateway):
+    found = [json.loads(one) for one in gateway.stdout_file.read_text().splitlines() if one.startswith("{")]
+    return {one["request_id"]: one for one in found if one.get("event") == "request"}
+
+
+def test_a_plugin_is_asked_at_every_choice_and_its_faults_fail_nothing(gateway):
+    for number in range(8):
+        reply = ask(gateway.port, chat(f"request {number}", max_tokens=1), CHAT)
+        assert (reply.status, reply.endpoint) == (200, "engine-2")
+    assert ask(gateway.port, chat("other", max_tokens=1), CHAT, headers={"x-fail": "1"}).status == 200
+    wait_until(lambda: b'penstock_plugin_errors_total{plugin="mine",kind="score"} 1' in gateway.admin("/metrics"), 5)
+    assert gateway.stderr.count("the score of plugin mine failed and is passed over") == 1
+
+
+def test_the_log_says_how_an_endpoint_was_chosen(gateway):
+    reply = ask(gateway.port, chat("logged", max_tokens=1), CHAT, headers={"x-request-id": "shown"})
+    wait_until(lambda: "shown" in lines(gateway), 5)
+    decision = lines(gateway)["shown"]["decision"]
+    assert (decision["chosen"], reply.endpoint) == ("default/engine-2", "engine-2")
+    assert decision["runner_up"] in ("default/engine-1", "default/engine-3")
+    assert len(decision["candidates"]) == decision["endpoints"] == 3
+
+
+def test_a_request_for_an_adapter_goes_where_another_runs_with_it(gateway):
+    with Connection(gateway.port) as connection:
+        connection.send(request_bytes(chat("long", model="demo-sql", stream=True, max_tokens=3000)))
+        running = connection.read_head().endpoint
+
+        def affinities():
+            document = gateway.explain(chat("other", model="demo-sql"))
+            return {one["endpoint"]: one["adapter"] for one in document["servers"][0]["candidates"]}
+
+        wait_until(lambda: affinities().get(f"default/{running}") == "loaded", 10)
+        assert sorted(affinities().values()) == ["loaded", "room", "room"]
+        for number in range(4):
+            reply = ask(gateway.port, chat(f"next {number}", model="demo-sql", max_tokens=1), CHAT)
+            assert reply.endpoint == running

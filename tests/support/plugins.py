@@ -1,0 +1,13 @@
+"""A scheduling plugin, as somebody may write one."""
+
+
+class Prefers:
+    """Wants one endpoint for every request, and fails when it is told to by a header."""
+
+    def __init__(self, endpoint):
+        self._endpoint = endpoint
+
+    def score(self, asked, candidates):
+        if asked.header("x-fail"):
+            raise RuntimeError("as told")
+        return [float(one.name == self._endpoint) for one in candidates]
