@@ -1,5 +1,5 @@
 # Every verb does its own set-up into .venv.
-.PHONY: build run test thorough check bench bench-fleet bench-load slow engines sanitize clean
+.PHONY: build run test thorough check bench bench-fleet bench-load slow engines image sanitize clean
 .DEFAULT_GOAL := build
 
 PYTEST = .venv/bin/python -m pytest
@@ -41,6 +41,9 @@ engines: build  ## against real vLLM engines (../shared/engines)
 
 slow: build  ## what is too long for CI, about two hours: 10,000 kills and a soak; dated results go to bench/results
 	$(PYTEST) -s -m slow tests
+
+image:  ## the container image `penstock`, with docker, podman or buildah (BASE=IMAGE: another Debian with Python 3.11 or newer)
+	@tools/image $(BASE)
 
 sanitize: build  ## the compiled modules' tests under the address and undefined-behaviour sanitizers
 	tools/sanitize
