@@ -32,8 +32,8 @@ def request_line(
     """A request that is over, as one line of JSON with its end of line.
 
     Times in seconds (the line has milliseconds), below 0 for what did not happen; so is ``match_ratio``. ``usage``: input, output
-    and cached tokens as the engine counted them; without it the two estimates stand in the line, if there are any. ``tenant`` and
-    ``refusal`` (why a credential did not count) are left out when they are empty,
-    ``waited`` (for an endpoint with room) when it is 0. ASCII control characters are escaped. Raises
+    and cached tokens as the engine counted them (-1 cached: it did not say); without it the two estimates stand in the line, if there
+    are any. ``tenant`` and ``refusal`` (why a credential did not count) are left out when they are empty, ``waited`` (for an endpoint
+    with room) when it is 0. ASCII control characters are escaped. Raises
     UnicodeEncodeError for half of a surrogate pair.
     """

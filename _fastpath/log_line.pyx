@@ -138,7 +138,8 @@ def request_line(
         tokens_in, tokens_out, cached = usage
         at = _whole(_raw(at, b',"input_tokens":', 16), tokens_in)
         at = _whole(_raw(at, b',"output_tokens":', 17), tokens_out)
-        at = _whole(_raw(at, b',"cached_tokens":', 17), cached)
+        if cached >= 0:
+            at = _whole(_raw(at, b',"cached_tokens":', 17), cached)
         at = _raw(at, b',"tokens_source":"engine"', 25)
     elif prompt_tokens > 0:
         at = _whole(_raw(at, b',"input_tokens":', 16), prompt_tokens)

@@ -44,7 +44,8 @@ cdef class PrefixIndex:
 
     cdef PrefixEntry* _find(self, uint64_t key) noexcept nogil
     cdef uint64_t _holders(self, uint64_t hash, uint64_t page) noexcept nogil
-    cdef bint is_fresh(self, uint64_t hash, uint64_t slot, uint32_t now) noexcept nogil
+    cdef uint32_t learned_at(self, uint64_t hash, uint64_t slot) noexcept nogil
+    cdef uint64_t _forget_before(self, const uint64_t* members, const uint32_t* before) noexcept nogil
     cdef void _halve(self, const uint64_t* hashes, size_t low, size_t high, uint64_t alive, uint64_t page, const int32_t* position,
                      uint32_t* lengths) noexcept nogil
     cdef int learn_blocks(self, const uint64_t* hashes, size_t count, uint64_t slot, uint32_t now) noexcept nogil

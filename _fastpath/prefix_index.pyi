@@ -3,7 +3,7 @@
 Entries are hints: a race may cost a cache hit, never a wrong answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict, final, type_check_only
 
 from _fastpath.hashing import BlockHashes
@@ -32,6 +32,13 @@ class PrefixIndex:
 
     def forget(self, slot: int) -> None:
         """The endpoint is gone or lost its cache. Looks through the whole table (5 ms for 64 MB), without the GIL."""
+
+    def forget_before(self, before: Mapping[int, int]) -> int:
+        """Forget of each of these slots what was last learned in that second or earlier; how many blocks that were.
+
+        A block that neighbours hold too (64 slots share an entry) is as young as the youngest of them. Looks through the whole table, as
+        :meth:`forget` does. Raises IndexError for a slot that there is not.
+        """
 
     def clear(self) -> None:
         """Forget everything."""

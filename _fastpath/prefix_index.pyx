@@ -160,10 +160,12 @@ cdef class PrefixIndex:
         cdef PrefixEntry* entry = self._find(_key(hash, page))
         return 0 if entry == NULL else atomic_relaxed_u64(&entry.holders)
 
-    cdef bint is_fresh(self, uint64_t hash, uint64_t slot, uint32_t now) noexcept nogil:
+    # When the block was last learned for the slot or a neighbour that holds it too; 0 when the slot does not hold it.
+    cdef uint32_t learned_at(self, uint64_t hash, uint64_t slot) noexcept nogil:
         cdef PrefixEntry* entry = self._find(_key(hash, slot // PAGE_SLOTS))
-        return (entry != NULL and atomic_relaxed_u64(&entry.holders) >> (slot % PAGE_SLOTS) & 1
-                and <uint32_t>(now - entry.learned) < FRESH_SECONDS)
+        if entry == NULL or not atomic_relaxed_u64(&entry.holders) >> (slot % PAGE_SLOTS) & 1:
+            return 0
+        return entry.learned
 
     # Each block is at a place of its own in memory: a long prompt's blocks, looked at one after the other, cost more than all else that
     # is done for a request. Who holds a block was sent all before it, so halving finds the same length.
@@ -266,6 +268,48 @@ cdef class PrefixIndex:
                     left = atomic_and_u64(&entry.holders, ~bit) & ~bit
                     if left == 0:
                         atomic_relax_u64(&entry.key, 0)
+
+    # Who learns a block again while this looks at it may lose it: a cache hit that is not expected.
+    cdef uint64_t _forget_before(self, const uint64_t* members, const uint32_t* before) noexcept nogil:
+        cdef uint64_t i, held, gone, forgotten = 0
+        cdef uint32_t bit
+        cdef PrefixEntry* entry
+        for i in range(self.buckets * WAYS):
+            entry = &self.entries[i]
+            if entry.page >= self.memory.header.slots // PAGE_SLOTS or members[entry.page] == 0:
+                continue
+            held = atomic_relaxed_u64(&entry.holders) & members[entry.page]
+            gone = 0
+            while held != 0:
+                bit = penstock_lowest_bit(held)
+                held &= held - 1
+                if entry.learned <= before[entry.page * PAGE_SLOTS + bit]:
+                    gone |= <uint64_t>1 << bit
+                    forgotten += 1
+            if gone != 0 and atomic_and_u64(&entry.holders, ~gone) & ~gone == 0:
+                atomic_relax_u64(&entry.key, 0)
+        return forgotten
+
+    def forget_before(self, before):
+        cdef uint64_t slots = self.memory.header.slots
+        cdef uint64_t slot, forgotten
+        cdef uint64_t* members = <uint64_t*>calloc(slots // PAGE_SLOTS + 1, sizeof(uint64_t))
+        cdef uint32_t* times = <uint32_t*>calloc(slots, sizeof(uint32_t))
+        try:
+            if members == NULL or times == NULL:
+                raise MemoryError
+            for name, when in before.items():
+                slot = name
+                if slot >= slots:
+                    raise IndexError(f"slot {slot} of {slots}")
+                members[slot // PAGE_SLOTS] |= <uint64_t>1 << (slot % PAGE_SLOTS)
+                times[slot] = when
+            with nogil:
+                forgotten = self._forget_before(members, times)
+            return forgotten
+        finally:
+            free(members)
+            free(times)
 
     def clear(self):
         cdef uint64_t i

@@ -1,6 +1,7 @@
 # The choice of an endpoint: filters, scores and the pick over all endpoints of a pool in one call, with the prefix match before and
 # the charge of load and the learning of the prefix after.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from _fastpath.adapters cimport Adapters, Affinity
 from _fastpath.hashing cimport BlockHashes
 from _fastpath.health cimport Health, Outlier, Standing
 from _fastpath.load cimport Load
@@ -23,6 +24,8 @@ cdef enum:                        # scores
     PREFIX_CACHE
     RANDOM
     SESSION
+    KVCACHE_AWARE
+    LORA_AFFINITY
     SCORES
 
 # What is known of one endpoint at the moment of choice.
@@ -47,19 +50,24 @@ cdef struct Candidate:
     double prefill_seconds
     double decode_seconds
     double memory_seconds
+    double adapter_seconds
     double score
     bint fresh                    # scraped lately
+    Affinity affinity             # to the adapter that is asked for; only looked at when one is
     Standing standing             # only looked at while any of the pool does not simply serve
 
 cdef class Policy:
     cdef readonly bint by_cost
-    cdef double weights[6]
+    cdef double weights[8]
     cdef readonly double stale_after
     cdef readonly double maximum_waiting
     cdef readonly double prefill_tokens_per_second
     cdef readonly double decode_seconds_per_request
     cdef readonly double latency_factor
     cdef readonly double session_bound
+    cdef readonly double adapter_seconds
+    cdef readonly uint32_t prefix_blocks
+    cdef readonly uint32_t kvcache_blocks
 
 cdef class Pool:
     cdef Candidate* candidates
@@ -67,6 +75,8 @@ cdef class Pool:
     cdef size_t count
     cdef uint64_t highest_slot
     cdef bint by_cost             # how the last decision scored
+    cdef bint for_adapter         # whether it was for a request with an adapter
+    cdef double untold            # what stands for the engines that do not say which adapters they have
     cdef PoolPages pages
     cdef readonly Outlier outlier # None: no endpoint is ejected or warms up
 
@@ -74,7 +84,9 @@ cdef class Scheduler:
     cdef SharedMemory memory
     cdef readonly Load load
     cdef readonly PrefixIndex prefixes
+    cdef readonly Adapters adapters
     cdef readonly int64_t queued_tokens   # prompt tokens that the last decision found queued at the endpoint that it chose
+    cdef readonly uint32_t matched_at     # second in which the last block that was matched there had been learned, 0 for none
     cdef readonly Health health
     cdef readonly uint64_t probe  # token of the probe that the last decision claimed, else 0
     cdef uint64_t random_state
@@ -88,10 +100,12 @@ cdef class Scheduler:
     cdef size_t _leave_out_ejected(self, Pool pool, uint32_t role, double now) noexcept nogil
     cdef void _slow_down_warming(self, Pool pool, double now) noexcept nogil
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil
-    cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session) noexcept nogil
+    cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session, bint by_token) noexcept nogil
+    cdef void _look_at_adapters(self, Pool pool, uint64_t adapter, const double* values) noexcept nogil
     cdef long _session_owner(self, Pool pool, Policy policy, uint64_t session) noexcept nogil
     cdef long _pick(self, Pool pool) noexcept nogil
     cdef long _pick_and_claim(self, Pool pool, long chosen, double now) noexcept nogil
     cdef void _learn(self, const uint64_t* hashes, size_t blocks, size_t matched, uint64_t slot, uint32_t now) noexcept nogil
     cdef long _choose(self, Pool pool, Policy policy, const uint64_t* hashes, size_t blocks, double prompt_tokens,
-                      double output_tokens, double now, uint32_t role, uint64_t session) noexcept nogil
+                      double output_tokens, double now, uint32_t role, uint64_t session, bint by_token,
+                      uint64_t adapter) noexcept nogil

@@ -2,13 +2,15 @@
 
 ``cost`` (the default) is the seconds that the request is expected to add: the prefill that is queued there, its own uncached prompt
 tokens, which count the more the more endpoints are busy (whoever comes later waits for them too), the slow-down of and by what runs
-there, and the pressure on a nearly full KV cache; at the speed that was measured of each endpoint's prefills. ``weighted`` is the sum of
-the reference system's scores, each 0 to 100, times their weights. Among equals one is taken at random.
+there, the pressure on a nearly full KV cache, and the loading of an adapter that is not there; at the speed that was measured of each
+endpoint's prefills. ``weighted`` is the sum of the reference system's scores, each 0 to 100, times their weights. Among equals one is
+taken at random.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict, final, type_check_only
 
+from _fastpath.adapters import Adapters
 from _fastpath.hashing import BlockHashes
 from _fastpath.health import Health, Outlier
 from _fastpath.load import Load
@@ -26,6 +28,7 @@ class Cost(TypedDict):
     prefill: float
     decode: float
     memory: float
+    adapter: float
 
 @type_check_only
 class Explanation(TypedDict):
@@ -40,6 +43,8 @@ class Explanation(TypedDict):
     waiting: float
     kv_usage: float
     scraped: bool
+    adapter: str
+    """How it stands to the adapter that is asked for, one of ``_fastpath.adapters.AFFINITIES``; empty when none is."""
     prefill_tokens_per_second: float
     """As measured, the policy's until then."""
     cost: Cost | None
@@ -54,6 +59,9 @@ class Policy:
     decode_seconds_per_request: float
     latency_factor: float
     session_bound: float
+    adapter_seconds: float
+    prefix_blocks: int
+    kvcache_blocks: int
     def __init__(
         self,
         *,
@@ -65,6 +73,9 @@ class Policy:
         decode_seconds_per_request: float = 0.00035,
         latency_factor: float = 0.5,
         session_bound: float = 1.25,
+        adapter_seconds: float = 0.5,
+        prefix_blocks: int = 0,
+        kvcache_blocks: int = 0,
     ) -> None:
         """``weights`` by the names of :data:`SCORES_BY_NAME`, for ``by_cost=False``.
 
@@ -72,6 +83,8 @@ class Policy:
         ``stale_after``: seconds after which a scrape says nothing any more. ``maximum_waiting``: the least-request filter, an endpoint
         with that many waiting requests is left out; 0 is off. ``latency_factor``: share of the first token in least-latency.
         ``session_bound``: an endpoint with so many times the mean of requests in flight does not get its sessions' requests.
+        ``adapter_seconds``: what the loading of an adapter takes, by cost. ``prefix_blocks``, ``kvcache_blocks``: first blocks of a prompt
+        that count in prefix-cache and kvcache-aware, 0 for all.
         """
 
 @final
@@ -98,8 +111,11 @@ class Pool:
 class Scheduler:
     load: Load
     prefixes: PrefixIndex
+    adapters: Adapters
     queued_tokens: int
     """Prompt tokens that the last decision found queued at the endpoint that it chose."""
+    matched_at: int
+    """Second of the clock in which the last block that was matched there had been learned, before the last decision; 0 for none."""
     health: Health
     probe: int
     """Token of the probe that the last decision claimed: the request is the one that tries an ejected endpoint. Else 0."""
@@ -119,13 +135,14 @@ class Scheduler:
         dry: bool = False,
         session: int = 0,
         learn: bool = True,
+        adapter: int = 0,
     ) -> tuple[int, int, int] | None:
         """Choose: position in the pool, matched blocks, and the uncached prompt tokens that were charged.
 
         ``now`` in monotonic seconds; ``role`` is one bit; ``excluded`` are positions tried already. None when no endpoint is
-        left; :meth:`filtered` says why. With ``dry`` nothing is charged or learned; without ``learn`` the
-        prompt is charged and not learned: the engine itself says what it holds.
-        ``session``: 64 bits that stand for the conversation, 0 for none.
+        left; :meth:`filtered` says why. With ``dry`` nothing is charged or learned. Without ``learn`` the prompt is charged and not
+        learned: it is matched by token, and the engine itself says what it holds; kvcache-aware counts only then.
+        ``session``: 64 bits that stand for the conversation, 0 for none. ``adapter``: the same of the LoRA adapter that is asked for.
         """
 
     def release(self, pool: Pool, chosen: int, prefill_tokens: int, decode_tokens: int) -> bool:

@@ -3,15 +3,19 @@ from libc.math cimport INFINITY, isnan
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
+from _fastpath.adapters cimport UNTOLD, Adapters
 from _fastpath.hashing cimport BlockHashes
 from _fastpath.health cimport DUE, OUT, SERVING, STATE_BITS, WARMING
 from _fastpath.load cimport EngineMetrics, LoadSum
-from _fastpath.prefix_index cimport pool_pages_free, pool_pages_make
+from _fastpath.prefix_index cimport FRESH_SECONDS, pool_pages_free, pool_pages_make
 
 import secrets
 
+from _fastpath.adapters import AFFINITIES as _AFFINITIES
+
 REASONS = ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected")
-SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix-cache": 3, "random": 4, "session": 5}
+SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix-cache": 3, "random": 4, "session": 5,
+                  "kvcache-aware": 6, "lora-affinity": 7}
 
 cdef double KV_COMFORT = 0.9                # share of KV cache in use above which preemptions begin
 cdef double KV_PRESSURE_SECONDS = 10.0      # cost of a full KV cache over one at KV_COMFORT
@@ -21,6 +25,20 @@ cdef double MOST_CROWDED = 0.9              # share of busy endpoints that count
 cdef double PRIOR_SECONDS = 0.1             # so many seconds of prefill at the expected speed stand beside what was measured
 cdef double EQUAL_SPEED = 2.0               # endpoints that differ by less from the pool's mean are taken for equally fast
 cdef double SPEED_RANGE = 1000.0            # an endpoint is taken for so many times faster or slower than the policy says, at the most
+
+# By affinity: the score of lora-affinity, and so many times the seconds of loading an adapter pass before the request can run. Who asks
+# for what others wait for, or for what has to wait for another's end, waits for more than the loading: how long, no engine says.
+cdef double[5] AFFINITY_SCORES
+cdef double[5] AFFINITY_LOADS
+AFFINITY_SCORES[0], AFFINITY_SCORES[1], AFFINITY_SCORES[2], AFFINITY_SCORES[3], AFFINITY_SCORES[4] = 0, 100, 80, 60, 0
+AFFINITY_LOADS[0], AFFINITY_LOADS[1], AFFINITY_LOADS[2], AFFINITY_LOADS[3], AFFINITY_LOADS[4] = 0, 0, 1, 1.5, 2
+
+
+# Share of the first `most` blocks (0: of all) that are matched.
+cdef double _share(size_t matched, size_t blocks, size_t most) noexcept nogil:
+    if most > 0:
+        blocks, matched = min(blocks, most), min(matched, most)
+    return <double>matched / blocks
 
 
 # Finalizer of MurmurHash3 (Appleby, public domain): every bit of the word moves every other.
@@ -42,7 +60,8 @@ cdef double _speed(double expected, double tokens, double seconds) noexcept nogi
 cdef class Policy:
     def __init__(self, *, bint by_cost=True, weights=None, double stale_after=5.0, double maximum_waiting=0.0,
                  double prefill_tokens_per_second=8000.0, double decode_seconds_per_request=0.00035,
-                 double latency_factor=0.5, double session_bound=1.25):
+                 double latency_factor=0.5, double session_bound=1.25, double adapter_seconds=0.5,
+                 uint32_t prefix_blocks=0, uint32_t kvcache_blocks=0):
         cdef int i
         self.by_cost = by_cost
         for i in range(SCORES):
@@ -57,7 +76,14 @@ cdef class Policy:
             raise ValueError("prefill_tokens_per_second must be above 0")
         if not 1 <= session_bound < INFINITY:
             raise ValueError("session_bound must be 1 or above")
+        if not 0 <= adapter_seconds < INFINITY:
+            raise ValueError("adapter_seconds must be 0 or above")
+        if not 0 <= latency_factor <= 1:
+            raise ValueError("latency_factor must be 0 to 1")
         self.session_bound = session_bound
+        self.adapter_seconds = adapter_seconds
+        self.prefix_blocks = prefix_blocks
+        self.kvcache_blocks = kvcache_blocks
         self.stale_after = stale_after
         self.maximum_waiting = maximum_waiting
         self.prefill_tokens_per_second = prefill_tokens_per_second
@@ -112,6 +138,7 @@ cdef class Scheduler:
         self.memory = memory
         self.load = Load(memory, row)
         self.prefixes = PrefixIndex(memory)
+        self.adapters = Adapters(memory)
         self.health = Health(memory, row)
         self.due = -1
         self.random_state = (secrets.randbits(64) if random_seed is None else random_seed) | 1
@@ -241,6 +268,19 @@ cdef class Scheduler:
                 if share < largest:
                     c.running = (c.running + 1) * largest / share - 1
 
+    # How each candidate stands to the adapter; the mean of the values of those that say stands for those that do not.
+    cdef void _look_at_adapters(self, Pool pool, uint64_t adapter, const double* values) noexcept nogil:
+        cdef size_t i, told = 0
+        cdef double total = 0
+        cdef Candidate* c
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            c.affinity = self.adapters.affinity(c.slot, c.generation, adapter) if c.fresh else UNTOLD
+            if c.reason == CANDIDATE and c.affinity != UNTOLD:
+                told += 1
+                total += values[<int>c.affinity]
+        pool.untold = total / told if told > 0 else 0
+
     # Times that a prompt token to be computed counts. Whoever comes while an engine computes a prompt waits for it; of a queue that is
     # busy for a share b of the time, b / (1 - b) come before it is empty again. 1 when nobody has anything to compute.
     cdef double _crowding(self, Pool pool) noexcept nogil:
@@ -293,7 +333,11 @@ cdef class Scheduler:
             c.memory_seconds = 0
             if c.kv_usage > KV_COMFORT:
                 c.memory_seconds = (c.kv_usage - KV_COMFORT) / (1 - KV_COMFORT) * KV_PRESSURE_SECONDS
-            c.score = -(c.queue_seconds + c.prefill_seconds + c.decode_seconds + c.memory_seconds)
+            c.adapter_seconds = 0
+            if pool.for_adapter:
+                c.adapter_seconds = policy.adapter_seconds * (
+                    pool.untold if c.affinity == UNTOLD else AFFINITY_LOADS[<int>c.affinity])
+            c.score = -(c.queue_seconds + c.prefill_seconds + c.decode_seconds + c.memory_seconds + c.adapter_seconds)
 
     # Rendezvous hashing (Thaler, Ravishankar 1998) with bounded load (Mirrokni, Thorup, Zadimoghaddam 2018): every gateway ranks the
     # endpoints alike for a session; the first that has no more than its share of the requests in flight, and a bit, owns it.
@@ -320,7 +364,7 @@ cdef class Scheduler:
                 owner = <long>i
         return owner
 
-    cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session) noexcept nogil:
+    cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session, bint by_token) noexcept nogil:
         cdef size_t i
         cdef long owner = -1
         cdef Candidate* c
@@ -361,7 +405,12 @@ cdef class Scheduler:
             if policy.weights[KV_USAGE] > 0:
                 score += policy.weights[KV_USAGE] * 100 * (1 - c.kv_usage)
             if policy.weights[PREFIX_CACHE] > 0 and blocks > 0:
-                score += policy.weights[PREFIX_CACHE] * 100 * pool.matched[i] / blocks
+                score += policy.weights[PREFIX_CACHE] * 100 * _share(pool.matched[i], blocks, policy.prefix_blocks)
+            if policy.weights[KVCACHE_AWARE] > 0 and blocks > 0 and by_token:
+                score += policy.weights[KVCACHE_AWARE] * 100 * _share(pool.matched[i], blocks, policy.kvcache_blocks)
+            if policy.weights[LORA_AFFINITY] > 0 and pool.for_adapter:
+                score += policy.weights[LORA_AFFINITY] * (
+                    pool.untold if c.affinity == UNTOLD else AFFINITY_SCORES[<int>c.affinity])
             if owner == <long>i:
                 score += policy.weights[SESSION] * 100
             if policy.weights[RANDOM] > 0:
@@ -402,29 +451,35 @@ cdef class Scheduler:
         return self._pick(pool)
 
     cdef long _choose(self, Pool pool, Policy policy, const uint64_t* hashes, size_t blocks, double prompt_tokens,
-                      double output_tokens, double now, uint32_t role, uint64_t session) noexcept nogil:
+                      double output_tokens, double now, uint32_t role, uint64_t session, bint by_token,
+                      uint64_t adapter) noexcept nogil:
         memset(pool.matched, 0, pool.count * sizeof(uint32_t))
         if self._look(pool, policy, role, now) == 0:
             return -1
         if blocks > 0:
             self.prefixes.match_pool(hashes, blocks, &pool.pages, pool.matched)
         pool.by_cost = policy.by_cost
+        pool.for_adapter = adapter != 0
+        if pool.for_adapter:
+            self._look_at_adapters(pool, adapter, &AFFINITY_LOADS[0] if policy.by_cost else &AFFINITY_SCORES[0])
         if policy.by_cost:
             self._score_by_cost(pool, policy, blocks, prompt_tokens, output_tokens)
         else:
-            self._score_by_weight(pool, policy, blocks, session)
+            self._score_by_weight(pool, policy, blocks, session, by_token)
         return self.due if self.due >= 0 else self._pick(pool)
 
     # What is matched and was learned a moment ago is not learned again: most of a long prompt is not even looked at.
     cdef void _learn(self, const uint64_t* hashes, size_t blocks, size_t matched, uint64_t slot, uint32_t now) noexcept nogil:
-        if matched > 0 and self.prefixes.is_fresh(hashes[matched - 1], slot, now):
+        if matched > 0:
+            self.matched_at = self.prefixes.learned_at(hashes[matched - 1], slot)
+        if self.matched_at > 0 and <uint32_t>(now - self.matched_at) < FRESH_SECONDS:
             self.prefixes.learn_blocks(hashes + matched, blocks - matched, slot, now)
         else:
             self.prefixes.learn_blocks(hashes, blocks, slot, now)
 
     def decide(self, Pool pool not None, Policy policy not None, BlockHashes hashes, int64_t prompt_tokens,
                int64_t output_tokens, double now, uint32_t role=1, excluded=None, bint dry=False, uint64_t session=0,
-               bint learn=True):
+               bint learn=True, uint64_t adapter=0):
         cdef size_t i, blocks = 0
         cdef const uint64_t* values = NULL
         cdef long chosen
@@ -442,7 +497,8 @@ cdef class Scheduler:
                 if i < pool.count:
                     pool.candidates[i].reason = EXCLUDED
         self.probe = 0
-        chosen = self._choose(pool, policy, values, blocks, prompt_tokens, output_tokens, now, role, session)
+        self.matched_at = 0
+        chosen = self._choose(pool, policy, values, blocks, prompt_tokens, output_tokens, now, role, session, not learn, adapter)
         if chosen >= 0 and not dry:
             chosen = self._pick_and_claim(pool, chosen, now)
         if chosen < 0:
@@ -490,9 +546,11 @@ cdef class Scheduler:
                 "waiting": c.waiting,
                 "kv_usage": c.kv_usage,
                 "scraped": bool(c.fresh),
+                "adapter": _AFFINITIES[<int>c.affinity] if pool.for_adapter else "",
                 "prefill_tokens_per_second": c.prefill_tokens_per_second,
                 "cost": None if c.reason != CANDIDATE or not pool.by_cost else {
                     "queue": c.queue_seconds, "prefill": c.prefill_seconds, "decode": c.decode_seconds, "memory": c.memory_seconds,
+                    "adapter": c.adapter_seconds,
                 },
             })
         return rows

@@ -52,5 +52,5 @@ def scan_usage(bytes text not None):
             if completion < 0:
                 completion = _number_after(here, window, length - left, b'"output_tokens"', 15)
             cached = _number_after(here, window, length - left, b'"cached_tokens"', 15)
-            return (prompt, max(completion, <int64_t>0), max(cached, <int64_t>0))
+            return (prompt, max(completion, <int64_t>0), cached)
     return None

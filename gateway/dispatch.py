@@ -20,7 +20,7 @@ from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
 from gateway.scheduling.fair_queue import Waiter, weighted_tokens
 from gateway.scheduling.health import HealthNotes
-from gateway.scheduling.place import Placer, session_of
+from gateway.scheduling.place import Placer, adapter_of, session_of
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import Answer, UpstreamClient
@@ -101,6 +101,10 @@ class Dispatcher:
             exchange.is_released = True
             self._placer.release(placement)
             self._health.over(exchange, placement, error)
+            if exchange.usage is not None and exchange.is_learned:
+                correction = self._placer.correct(placement, exchange.hashes, exchange.usage, exchange.sent)
+                if correction:
+                    self._metrics.corrected(placement.pool.server.name, correction)
             self._room.move(placement.pool.server.name)
 
     async def _hash_tokens(self, exchange: Exchange) -> BlockHashes | None:
@@ -153,6 +157,7 @@ class Dispatcher:
     def _place(self, exchange: Exchange) -> None:
         """Choose an endpoint and charge it. Raises NoEndpoint or QueueFull."""
         assert exchange.server is not None
+        assert exchange.matched is not None
         begun = self._clock()
         placement = self._placer.place(
             exchange.server,
@@ -162,6 +167,7 @@ class Dispatcher:
             exchange.tried,
             exchange.session,
             exchange.is_learned,
+            adapter_of(exchange.model) if exchange.matched.is_adapter else 0,
         )
         exchange.placement, exchange.is_released = placement, False
         exchange.tried = (*exchange.tried, placement.position)

@@ -38,6 +38,8 @@ class Request:
     hashes: tuple[int, ...]
     tokens: tuple[int, ...] = ()
     remote_prefill: bool = False
+    adapter: str = ""
+    """LoRA adapter that it runs with, empty for none."""
     arrived: float = 0.0
     is_started: bool = False
     started: float = 0.0

@@ -32,8 +32,8 @@ class EngineMetrics:
     end_to_end: Histogram = field(default_factory=Histogram)
     started: float = field(default_factory=time.time)
 
-    def render(self, engine: Engine, model: str) -> str:
-        """Prometheus text."""
+    def render(self, engine: Engine, model: str, adapters_at_once: int = 0) -> str:
+        """Prometheus text; ``adapters_at_once``: of LoRA adapters, 0 for an engine that serves none."""
         labels = f'engine="0",model_name="{model}"'
         totals = engine.totals
         lines = [
@@ -48,14 +48,23 @@ class EngineMetrics:
             f"process_start_time_seconds {self.started:.3f}",
             f'vllm:cache_config_info{{block_size="{engine.profile.block_size}",num_gpu_blocks="{engine.cache.capacity}"}} 1',
         ]
+        if adapters_at_once:
+            running, waiting = (
+                ",".join(sorted({one.adapter for one in some if one.adapter}))
+                for some in (engine.running, engine.waiting)
+            )
+            of_adapters = (
+                f'max_lora="{adapters_at_once}",running_lora_adapters="{running}",waiting_lora_adapters="{waiting}"'
+            )
+            lines.append(f"vllm:lora_requests_info{{{of_adapters}}} {time.time()}")
         for name, histogram in (
             ("vllm:time_to_first_token_seconds", self.first_token),
             ("vllm:inter_token_latency_seconds", self.inter_token),
             ("vllm:e2e_request_latency_seconds", self.end_to_end),
         ):
-            running = 0
+            total = 0
             for edge, count in zip((*map(str, _SECONDS), "+Inf"), histogram.counts, strict=True):
-                running += count
-                lines.append(f'{name}_bucket{{{labels},le="{edge}"}} {running}')
-            lines += [f"{name}_sum{{{labels}}} {histogram.total}", f"{name}_count{{{labels}}} {running}"]
+                total += count
+                lines.append(f'{name}_bucket{{{labels},le="{edge}"}} {total}')
+            lines += [f"{name}_sum{{{labels}}} {histogram.total}", f"{name}_count{{{labels}}} {total}"]
         return "\n".join(lines) + "\n"

@@ -32,6 +32,8 @@ class Options:
 
     model: str = "demo"
     adapters: tuple[str, ...] = ()
+    adapters_at_once: int = 1
+    """Adapters that requests can run with at once, as its metrics say; loading one takes no time here."""
     host: str = "127.0.0.1"
     port: int = 8000
     profile: Profile = field(default_factory=Profile)
@@ -139,7 +141,7 @@ class SimulatedEngine:
             self.metrics.end_to_end.observe(now - request.arrived)
         generation.last = now
 
-    def _requests(self, work: Work) -> list[Request]:
+    def _requests(self, work: Work, adapter: str = "") -> list[Request]:
         """The engine's requests for an answer, one a choice."""
         return [
             Request(
@@ -148,6 +150,7 @@ class SimulatedEngine:
                 hashes=block_hashes(prompt, self.options.profile.block_size),
                 tokens=prompt,
                 remote_prefill=bool(work.transfer.get("do_remote_prefill")),
+                adapter=adapter,
             )
             for prompt in work.prompts
             for _ in range(work.choices)
@@ -194,7 +197,8 @@ class SimulatedEngine:
         # a request larger than the whole cache would wait for ever, and everything behind it
         longest = min(self.options.maximum_length, self.options.profile.kv_tokens)
         work = bodies.work_of(body, prompts(body, self.options.words), limits, longest)
-        answer, requests = make(body, work), self._requests(work)
+        adapter = body["model"] if body["model"] in self.options.adapters else ""
+        answer, requests = make(body, work), self._requests(work, adapter)
         if work.is_streamed:
             return await self._stream(http, answer, requests, fault)
         async with contextlib.aclosing(self._generate(requests)) as steps:
@@ -309,7 +313,8 @@ class SimulatedEngine:
         fault = self.faults.take(metrics=True)
         if fault is not None:
             await asyncio.sleep(fault.seconds)
-        return web.Response(text=self.metrics.render(self.engine, self.options.model))
+        at_once = self.options.adapters_at_once if self.options.adapters else 0
+        return web.Response(text=self.metrics.render(self.engine, self.options.model, at_once))
 
     async def _add_fault(self, http: web.Request) -> web.StreamResponse:
         try:

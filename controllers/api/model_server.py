@@ -10,16 +10,10 @@ from typing import Literal
 from msgspec import Struct
 
 from controllers.api.meta import NOT_DONE, Condition, Fault, Metadata, Strict, check_metadata, seconds
+from controllers.api.scheduling import SchedulingSpec, scheduling_faults
 
-SCORERS = ("least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session")
-FILTERS = ("least-request",)
-SCORERS_TO_COME = ("lora-affinity",)
-SESSION_HEADERS = ("x-session-id",)
-SESSION_BOUND = 1.25
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
 _TOKENS_ALONE = f"{NOT_DONE} unless prefixCache.mode is `tokens`"
-LARGEST_WEIGHT = 1_000_000.0
 LONGEST_EJECTION = 86400.0
 DEFAULT_BLOCKS = {"text": 64, "tokens": 16, "off": 64}
 LARGEST_TOKEN_BLOCK = 8192
@@ -111,35 +105,6 @@ class EndpointSpec(Strict, frozen=True):
     events: EventPorts | None = None
 
 
-class Scorer(Strict, frozen=True):
-    """A score of the weighted policy, 0 to 100, times its weight.
-
-    ``session`` has ``args``: ``headers``, the first of which that a request has names its session (default ``x-session-id``; without
-    any the body's ``prompt_cache_key`` does), and ``loadBound`` (1.25): an endpoint with more than so many times the mean of requests in
-    flight is passed over.
-    """
-
-    name: str
-    weight: float = 1.0
-    args: dict[str, object] = {}
-
-
-class Filter(Strict, frozen=True):
-    """A filter of the weighted policy."""
-
-    name: str
-    args: dict[str, object] = {}
-
-
-class SchedulingSpec(Strict, frozen=True):
-    """How to choose among the endpoints."""
-
-    policy: Literal["cost", "weighted"] = "cost"
-    filters: list[Filter] = []
-    scorers: list[Scorer] = []
-    picker: Literal["best"] = "best"
-
-
 class PrefixCacheSpec(Strict, frozen=True):
     """What prompts are matched by: what the gateway itself sent (``text``), or what the engines say that they hold (``tokens``).
 
@@ -212,7 +177,7 @@ class ModelServer(Struct, frozen=True, rename="camel", omit_defaults=True, forbi
             yield from _port_faults(spec.workload_port.port, "spec.workloadPort.port")
         yield from _endpoint_faults(spec.endpoints, self.default_port)
         yield from _traffic_faults(spec.traffic_policy)
-        yield from _scheduling_faults(spec.scheduling)
+        yield from scheduling_faults(spec.scheduling, spec.prefix_cache.mode == "tokens")
         yield from _prefix_faults(spec.prefix_cache)
         yield from _event_faults(spec)
 
@@ -318,53 +283,6 @@ def _outlier_faults(outlier: Outlier, path: str) -> Iterator[Fault]:
     base, longest = seconds(outlier.base_ejection), seconds(outlier.max_ejection)
     if base is not None and longest is not None and longest < base:
         yield Fault(f"{path}.maxEjection", f"`{outlier.max_ejection}` must not be shorter than baseEjection")
-
-
-def _scheduling_faults(scheduling: SchedulingSpec) -> Iterator[Fault]:
-    for position, scorer in enumerate(scheduling.scorers):
-        here = f"spec.scheduling.scorers[{position}]"
-        if scorer.name in SCORERS_TO_COME:
-            yield Fault(f"{here}.name", f"scorer `{scorer.name}` is not built yet: use one of {', '.join(SCORERS)}")
-        elif scorer.name not in SCORERS:
-            yield Fault(f"{here}.name", f"unknown scorer `{scorer.name}`: one of {', '.join(SCORERS)}")
-        if not 0 <= scorer.weight <= LARGEST_WEIGHT:
-            yield Fault(f"{here}.weight", f"must be 0 to {LARGEST_WEIGHT:g}, not {scorer.weight}")
-        yield from _scorer_args_faults(scorer, f"{here}.args")
-    for position, one in enumerate(scheduling.filters):
-        if one.name not in FILTERS:
-            yield Fault(
-                f"spec.scheduling.filters[{position}].name", f"unknown filter `{one.name}`: one of {', '.join(FILTERS)}"
-            )
-        yield from _args_faults(one.args, ("maxWaitingRequests",), f"spec.scheduling.filters[{position}].args")
-        waiting = one.args.get("maxWaitingRequests", 10)
-        if not isinstance(waiting, int) or isinstance(waiting, bool) or not 0 <= waiting <= LARGEST_WEIGHT:
-            yield Fault(
-                f"spec.scheduling.filters[{position}].args.maxWaitingRequests",
-                f"must be a whole number, not {waiting!r}",
-            )
-    if scheduling.policy == "cost" and (scheduling.scorers or scheduling.filters):
-        yield Fault("spec.scheduling.policy", "scorers and filters belong to policy `weighted`")
-    if scheduling.policy == "weighted" and not scheduling.scorers:
-        yield Fault("spec.scheduling.scorers", "policy `weighted` needs at least one scorer")
-
-
-def _scorer_args_faults(scorer: Scorer, here: str) -> Iterator[Fault]:
-    if scorer.name != "session":
-        yield from _args_faults(scorer.args, (), here)
-        return
-    yield from _args_faults(scorer.args, ("headers", "loadBound"), here)
-    headers = scorer.args.get("headers", [])
-    if not isinstance(headers, list) or not all(isinstance(one, str) and _HEADER.fullmatch(one) for one in headers):
-        yield Fault(f"{here}.headers", f"must be a list of header names, not {headers!r}")
-    bound = scorer.args.get("loadBound", SESSION_BOUND)
-    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 1 <= bound <= LARGEST_WEIGHT:
-        yield Fault(f"{here}.loadBound", f"must be a number, 1 or above, not {bound!r}")
-
-
-def _args_faults(args: dict[str, object], known: tuple[str, ...], path: str) -> Iterator[Fault]:
-    for name in args:
-        if name not in known:
-            yield Fault(f"{path}.{name}", "is not read by anything")
 
 
 def _prefix_faults(cache: PrefixCacheSpec) -> Iterator[Fault]:

@@ -18,10 +18,12 @@ from pathlib import Path
 
 import aiohttp
 
+from _fastpath.adapters import Adapters
 from _fastpath.load import Load
 from _fastpath.prefix_index import PrefixIndex
 from _fastpath.shared_memory import LayoutError, SharedMemory
 from _fastpath.slots import Slots, SlotsFull, endpoint_identity
+from controllers.network.engine_adapters import AdapterReading, LoadedAdapters, read_adapters
 from gateway.datastore.model import Endpoint
 
 SCRAPE_SECONDS = 1.0
@@ -67,6 +69,7 @@ class Reading:
     """Sum and count so far; hits and queries so far."""
     started: float = 0.0
     """When its process began, as its clock says; 0 when it does not say."""
+    adapters: AdapterReading = field(default_factory=AdapterReading)
 
     def follows(self, earlier: Reading) -> bool:
         """Whether the same process wrote both: an engine that was started anew counts from zero, and its cache is empty."""
@@ -96,6 +99,7 @@ def read_page(text: str) -> Reading | None:
         inter_token=_histogram(values, INTER_TOKEN),
         prefix=(sum(_first(values, PREFIX_HITS)), sum(_first(values, PREFIX_QUERIES))),
         started=max(_first(values, (STARTED,)), default=0.0),
+        adapters=read_adapters(text),
     )
 
 
@@ -144,6 +148,7 @@ class EngineScraper:
         self._load: Load | None = None
         self._slots: Slots | None = None
         self._prefixes: PrefixIndex | None = None
+        self._adapters: Adapters | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def attached(self) -> tuple[SharedMemory, Slots] | None:
@@ -178,6 +183,7 @@ class EngineScraper:
             return
         self._memory, self._load, self._slots = memory, Load(memory), Slots(memory)
         self._prefixes = PrefixIndex(memory)
+        self._adapters = Adapters(memory)
         self._slots.drop_row(memory.workers)
 
     def _follow(self, session: aiohttp.ClientSession) -> None:
@@ -199,7 +205,7 @@ class EngineScraper:
 
     async def _scrape(self, session: aiohttp.ClientSession, endpoint: Endpoint, pause: float) -> None:
         await asyncio.sleep(pause)
-        means = _Means()
+        means, loaded = _Means(), LoadedAdapters()
         before: Reading | None = None
         while True:
             started, in_flight = self._clock(), self._in_flight(endpoint)
@@ -212,8 +218,11 @@ class EngineScraper:
                 page = b""
             reading = read_page(page.decode(errors="replace")) if page else None
             if reading is not None:
-                slot = self._write(endpoint, reading, means, in_flight)
-                if before is not None and slot is not None and not reading.follows(before):
+                is_new = before is not None and not reading.follows(before)
+                if is_new:
+                    loaded.forget()
+                slot = self._write(endpoint, reading, means, loaded.of(reading.adapters), in_flight)
+                if is_new and slot is not None:
                     await self._forget(endpoint, slot)
                 before = reading
             await asyncio.sleep(max(0.05, SCRAPE_SECONDS - (self._clock() - started)))
@@ -231,7 +240,9 @@ class EngineScraper:
         found = self._slots.find(endpoint_identity(endpoint.identity))
         return self._load.read(*found)[0] if found is not None else 0
 
-    def _write(self, endpoint: Endpoint, reading: Reading, means: _Means, in_flight: int) -> int | None:
+    def _write(
+        self, endpoint: Endpoint, reading: Reading, means: _Means, loaded: list[str], in_flight: int
+    ) -> int | None:
         """Write what it said into its slot, and which one that is; None when there is none."""
         if self._load is None or self._slots is None or self._memory is None:
             return None
@@ -240,6 +251,15 @@ class EngineScraper:
         except SlotsFull as error:
             logger.warning("%s", error)
             return None
+        assert self._adapters is not None
+        self._adapters.write(
+            slot,
+            generation,
+            reading.adapters.capacity,
+            reading.adapters.busy,
+            [endpoint_identity(name) for name in loaded],
+            [endpoint_identity(name) for name in sorted(reading.adapters.waiting)],
+        )
         self._load.write_metrics(
             slot,
             generation,

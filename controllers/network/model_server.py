@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from controllers.api.meta import Condition, honoured, seconds
-from controllers.api.model_server import (
-    SESSION_BOUND,
-    SESSION_HEADERS,
-    EndpointSpec,
-    ModelServer,
-    ModelServerStatus,
-    Outlier,
-    SchedulingSpec,
-)
+from controllers.api.model_server import EndpointSpec, ModelServer, ModelServerStatus, Outlier
+from controllers.api.scheduling import SESSION_BOUND, SESSION_HEADERS, SchedulingSpec
 from controllers.network.desired import DesiredState
 from controllers.store.store import Key, Store
 from gateway.datastore import model
@@ -97,13 +92,20 @@ def _scheduling(spec: SchedulingSpec) -> model.Scheduling:
             given = one.args.get("maxWaitingRequests", 10)
             waiting = float(given) if isinstance(given, int | float) and given > 0 else 10.0
     weights = {scorer.name: scorer.weight for scorer in spec.scorers}
-    session = next((one.args for one in spec.scorers if one.name == "session"), None)
-    headers, bound = (), SESSION_BOUND
-    if session is not None:
-        headers = tuple(one.lower() for one in session.get("headers", SESSION_HEADERS))  # type: ignore[attr-defined]
-        bound = float(session.get("loadBound", SESSION_BOUND))  # type: ignore[arg-type]
+    args: dict[str, dict[str, Any]] = {scorer.name: scorer.args for scorer in spec.scorers}
+    headers: tuple[str, ...] = ()
+    if "session" in args:
+        headers = tuple(one.lower() for one in args["session"].get("headers", SESSION_HEADERS))
     return model.Scheduling(
-        policy=spec.policy, weights=weights, maximum_waiting=waiting, session_headers=headers, session_bound=bound
+        policy=spec.policy,
+        weights=weights,
+        maximum_waiting=waiting,
+        session_headers=headers,
+        session_bound=float(args.get("session", {}).get("loadBound", SESSION_BOUND)),
+        latency_factor=float(args.get("least-latency", {}).get("TTFTTPOTWeightFactor", 0.5)),
+        prefix_blocks=args.get("prefix-cache", {}).get("maxBlocksToMatch", 0),
+        kvcache_blocks=args.get("kvcache-aware", {}).get("maxBlocksToMatch", 0),
+        adapter_seconds=seconds(spec.adapter_load) or 0,
     )
 
 

@@ -12,7 +12,7 @@ from _fastpath.shared_memory import SharedMemory
 from gateway.exchange import OPERATIONS, Exchange
 from gateway.intake import scan_body
 from gateway.routing.match import match
-from gateway.scheduling.place import Hashers, session_of
+from gateway.scheduling.place import Hashers, adapter_of, session_of
 from gateway.scheduling.pool import SERVES, ServerPool
 from gateway.settings import Settings
 from gateway.tokens.service import PromptTokens
@@ -80,6 +80,8 @@ class Explainer:
             None,
             True,
             session_of(pool, exchange.header, exchange.scan.prompt_cache_key),
+            matched_by != "tokens",
+            adapter_of(adapter) if adapter else 0,
         )
         rows: list[dict[str, Any]] = [
             {"endpoint": placed.endpoint.name, **row}

@@ -75,6 +75,10 @@ class Scheduling(Struct, frozen=True, omit_defaults=True, gc=False):
     maximum_waiting: float = 0.0
     session_headers: tuple[str, ...] = ()
     session_bound: float = 1.25
+    latency_factor: float = 0.5
+    prefix_blocks: int = 0
+    kvcache_blocks: int = 0
+    adapter_seconds: float = 0.5
 
 
 class PrefixCache(Struct, frozen=True, omit_defaults=True, gc=False):

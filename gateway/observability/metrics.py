@@ -43,6 +43,7 @@ FAMILIES: tuple[Family, ...] = (
     ("penstock_schedule_decisions_total", ("model", "policy", "outcome"), ()),
     ("penstock_upstream_ejections_total", ("server", "reason"), ()),
     ("penstock_prompts_tokenised_total", ("server", "outcome"), ()),
+    ("penstock_prefix_corrections_total", ("server", "reason"), ()),
 )
 HELP = {
     "penstock_requests_total": "Requests by outcome; code 499 is a client that left.",
@@ -61,6 +62,7 @@ HELP = {
     "penstock_schedule_decisions_total": "Choices of an endpoint; outcome is `chosen`, or why nobody was.",
     "penstock_queue_duration_seconds": "What requests waited while every endpoint was full; outcome is served, refused, late or left.",
     "penstock_prompts_tokenised_total": "Prompts for servers that match by token; any outcome but `tokens` was matched by text.",
+    "penstock_prefix_corrections_total": "Answers with much fewer cached tokens than expected; the reason is evicted or uncached.",
     "penstock_client_retries_total": "Requests that their SDK called a retry.",
     "penstock_upstream_ejections_total": "Endpoints that were left alone, by their last failure: an error's code, or `status_503`.",
 }
@@ -99,7 +101,7 @@ class RequestMetrics:
                 exchange.prompt_tokens if first and usage is None else nan,
                 usage[0] if first and usage is not None else nan,
                 usage[1] if first and usage is not None else nan,
-                usage[2] if first and usage is not None else nan,
+                usage[2] if first and usage is not None and usage[2] >= 0 else nan,
                 (exchange.last_byte - first) / (tokens_out - 1)
                 if first and tokens_out > 1 and exchange.is_stream
                 else nan,
@@ -193,6 +195,10 @@ class RequestMetrics:
     def tokenised(self, server: str, outcome: str) -> None:
         """Count a prompt that was to be matched by token."""
         self._count("penstock_prompts_tokenised_total", server, outcome)
+
+    def corrected(self, server: str, reason: str) -> None:
+        """Count an answer for which the index of prefixes forgets something."""
+        self._count("penstock_prefix_corrections_total", server, reason)
 
     def limited(self, route: str, limit: str) -> None:
         """Count a request that a limit refused."""

@@ -6,13 +6,13 @@ from gateway.scheduling.pool cimport ServerPool
 cdef class Placement:
     cdef readonly ServerPool pool
     cdef readonly object placed
-    cdef readonly long long position, blocks, matched_blocks, prefill_tokens, output_tokens, queued_tokens, probe
+    cdef readonly long long position, blocks, matched_blocks, prefill_tokens, output_tokens, queued_tokens, probe, matched_at
     cdef public bint has_first_token
 
 cdef class Placer:
     cdef Scheduler _scheduler
     cdef Hashers _hashers
-    cdef object _clock
+    cdef object _clock, _corrections
     cpdef first_token(self, Placement placement, double seconds)
     cpdef release(self, Placement placement)
 

@@ -14,6 +14,7 @@ from _fastpath.slots import endpoint_identity
 from gateway.datastore.model import PrefixCache
 from gateway.datastore.token_seed import salted_seed, token_seed
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
+from gateway.scheduling.corrections import MISSED_SHARE, MISSED_TOKENS, Corrections
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Placement:
         output_tokens: int,
         queued_tokens: int = 0,
         probe: int = 0,
+        matched_at: int = 0,
     ) -> None:
         self.pool = pool
         self.position = position
@@ -48,6 +50,8 @@ class Placement:
         self.queued_tokens = queued_tokens
         self.probe = probe
         """Token of the claim when the request probes an ejected endpoint, else 0."""
+        self.matched_at = matched_at
+        """Second in which the last block that was matched had been learned before, 0 for none."""
         self.has_first_token = False
         self.placed: PlacedEndpoint = pool.endpoints[position]
         """The endpoint itself."""
@@ -65,6 +69,7 @@ class Placer:
         self._scheduler = Scheduler(memory, worker)
         self._hashers = Hashers(memory)
         self._clock = clock
+        self._corrections = Corrections(self._scheduler.prefixes)
 
     def hash_prompt(self, server: ServerPool, body: bytes, found: Scan, salt: bytes = b"") -> BlockHashes | None:
         """The hashes that a server matches prompts by; computed once a request, however often it is placed."""
@@ -83,11 +88,12 @@ class Placer:
         tried: Sequence[int],
         session: int = 0,
         learn: bool = True,
+        adapter: int = 0,
     ) -> Placement:
         """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull.
 
         ``session``: what :func:`session_of` says, 0 for none. Without ``learn`` the endpoint is not taken to hold the prompt from now on:
-        it says so itself.
+        it says so itself. ``adapter``: what :func:`adapter_of` says of the model's name when it is one's, else 0.
         """
         decision = self._scheduler.decide(
             server.pool,
@@ -101,13 +107,24 @@ class Placer:
             False,
             session,
             learn,
+            adapter,
         )
         if decision is None:
             raise refusal(server, self._scheduler.filtered(server.pool))
         position, matched_blocks, prefill_tokens = decision
         blocks = len(hashes) if hashes is not None else 0
-        queued, probe = self._scheduler.queued_tokens, self._scheduler.probe
-        return Placement(server, position, blocks, matched_blocks, prefill_tokens, output_tokens, queued, probe)
+        scheduler = self._scheduler
+        return Placement(
+            server,
+            position,
+            blocks,
+            matched_blocks,
+            prefill_tokens,
+            output_tokens,
+            scheduler.queued_tokens,
+            scheduler.probe,
+            scheduler.matched_at,
+        )
 
     def first_token(self, placement: Placement, seconds: float) -> None:
         """The prompt is computed, ``seconds`` after it was sent (0: not known): it weighs on the endpoint no more."""
@@ -121,6 +138,25 @@ class Placer:
         """The endpoint is done with the request."""
         prefill = 0 if placement.has_first_token else placement.prefill_tokens
         self._scheduler.release(placement.pool.pool, placement.position, prefill, placement.output_tokens)
+
+    def correct(
+        self, placement: Placement, hashes: BlockHashes | None, usage: tuple[int, int, int], sent: float
+    ) -> str:
+        """Compare what the engine found cached with what was expected of it: ``usage`` of a prompt that was sent there at ``sent``.
+
+        Returns what follows for the index: ``evicted``, ``uncached``, or nothing.
+        """
+        prompt, _, cached = usage
+        if cached < 0 or hashes is None:
+            return ""
+        corrections = self._corrections
+        expected = prompt * placement.matched_blocks / placement.blocks if placement.blocks else 0.0
+        slot = placement.placed.slot
+        if expected - cached > MISSED_TOKENS and expected - cached > expected * MISSED_SHARE:
+            return corrections.missed((slot.index, slot.generation), hashes, cached, placement.matched_at, sent)
+        if corrections.is_watching:
+            return corrections.answered((slot.index, slot.generation), hashes, cached)
+        return ""
 
     def note(self, placement: Placement, outcome: int, sent: float) -> int:
         """Note what became of a request that went out at ``sent``: places in ``OUTCOMES`` and ``EVENTS`` of ``_fastpath.health``."""
@@ -180,6 +216,11 @@ def session_of(server: ServerPool, header: Callable[[str], str | None], prompt_c
         if value:
             return endpoint_identity(value)
     return endpoint_identity(prompt_cache_key) if prompt_cache_key else 0
+
+
+def adapter_of(name: str) -> int:
+    """64 bits that stand for a LoRA adapter, as the sidecar makes them of what engines say that they have loaded."""
+    return endpoint_identity(name)
 
 
 def refusal(server: ServerPool, filtered: dict[str, int]) -> PenstockError:

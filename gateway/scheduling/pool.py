@@ -74,4 +74,8 @@ def make_policy(scheduling: Scheduling) -> Policy:
         weights=scheduling.weights,
         maximum_waiting=scheduling.maximum_waiting,
         session_bound=scheduling.session_bound,
+        latency_factor=scheduling.latency_factor,
+        prefix_blocks=scheduling.prefix_blocks,
+        kvcache_blocks=scheduling.kvcache_blocks,
+        adapter_seconds=scheduling.adapter_seconds,
     )

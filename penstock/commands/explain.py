@@ -62,7 +62,9 @@ def _body(model: str, prompt: str, path: str) -> bytes:
 def _parts(cost: dict[str, float] | None) -> str | None:
     """Seconds that the request is expected to add, by where they come from."""
     return (
-        None if cost is None else " + ".join(f"{cost[name]:.3f}" for name in ("queue", "prefill", "decode", "memory"))
+        None
+        if cost is None
+        else " + ".join(f"{cost[name]:.3f}" for name in ("queue", "prefill", "decode", "memory", "adapter"))
     )
 
 
@@ -103,7 +105,7 @@ def _text(document: dict[str, Any]) -> str:
             "endpoint",
             "state",
             "score",
-            "queue + prefill + decode + memory",
+            "queue + prefill + decode + memory + adapter",
             "cached",
             "in-flight",
             "prefill",

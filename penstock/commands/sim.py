@@ -27,6 +27,13 @@ ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 @click.option("--model", default="demo", show_default=True, help="Name that it serves.")
 @click.option("--adapter", "adapters", multiple=True, help="LoRA adapter that it serves as well.")
 @click.option(
+    "--adapters-at-once",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="LoRA adapters that requests can run with at once.",
+)
+@click.option(
     "--prefill-speed",
     type=ABOVE_ZERO,
     default=8000.0,
@@ -76,6 +83,7 @@ def command(
     host: str,
     model: str,
     adapters: tuple[str, ...],
+    adapters_at_once: int,
     prefill_speed: float,
     step_seconds: float,
     decode_seconds: float,
@@ -122,6 +130,7 @@ def command(
             options = Options(
                 model=model,
                 adapters=adapters,
+                adapters_at_once=adapters_at_once,
                 host=host,
                 port=port,
                 profile=profile,

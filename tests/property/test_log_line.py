@@ -14,7 +14,7 @@ COUNT = st.integers(0, 2**62)
 # milliseconds that three decimals hold exactly, so that rounding is not what is compared
 SECONDS = st.one_of(st.just(-1.0), st.integers(0, 10**12).map(lambda microseconds: microseconds / 10**6))
 RATIO = st.one_of(st.just(-1.0), st.integers(0, 1000).map(lambda thousandths: thousandths / 1000))
-USAGE = st.one_of(st.none(), st.tuples(COUNT, COUNT, COUNT))
+USAGE = st.one_of(st.none(), st.tuples(COUNT, COUNT, st.just(-1) | COUNT))
 
 
 @given(

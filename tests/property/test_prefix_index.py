@@ -75,6 +75,10 @@ class PrefixMachine(RuleBasedStateMachine):
         self.compiled[mapping].discard(BlockHashes.of(hashes), slot)
         self.plain.discard(hashes, slot)
 
+    @rule(mapping=st.integers(0, 1), before=st.dictionaries(SLOT, st.integers(0, 2**32 - 1), max_size=4))
+    def forget_before(self, mapping, before):
+        assert self.compiled[mapping].forget_before(before) == self.plain.forget_before(before)
+
     @rule(mapping=st.integers(0, 1))
     def clear(self, mapping):
         self.compiled[mapping].clear()

@@ -29,6 +29,14 @@ SIDECAR = 2
 HEALTH = {"failures": 1, "base_ejection": 10.0, "slow_start": 10.0}
 FAILED = OUTCOMES.index("failed")
 MOST_EJECTED = 50.0
+ADAPTER = 0xADA97E4
+ROWS: dict[str, tuple[int, int, list[int], list[int]]] = {
+    "loaded": (2, 2, [4, ADAPTER], []),
+    "room": (3, 2, [4, 6], []),
+    "queued": (2, 3, [4, 6], [ADAPTER]),
+    "taken": (2, 2, [4, 6], [8]),
+}
+"""Capacity, how many are busy, loaded, waited for."""
 
 # -- a fleet, in shared memory and as the twin sees it ---------------------------------------------------------------
 
@@ -100,6 +108,8 @@ def put(
             measured = (tokens, seconds)
     scheduler.prefixes.learn(BlockHashes.of(HASHES[: given.endpoint.matched_blocks]), slot, NOW)
     put_health(scheduler, others_health, given.endpoint, slot, generation)
+    if given.endpoint.affinity != "untold":
+        assert scheduler.adapters.write(slot, generation, *ROWS[given.endpoint.affinity])
     prefill_tokens = sum(prefill for _worker, prefill, _decode in given.charges)
     return replace(
         given.endpoint,
@@ -147,7 +157,12 @@ def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
     ]
     for position in bury(slots, loads, fleet, names):
         endpoints[position] = replace(
-            endpoints[position], in_flight=0, prefill_tokens=0, metrics=None, prefills=(0.0, 0.0)
+            endpoints[position],
+            in_flight=0,
+            prefill_tokens=0,
+            metrics=None,
+            prefills=(0.0, 0.0),
+            affinity="untold",
         )
     pool = Pool(
         [
@@ -170,6 +185,9 @@ def compiled(policy: twin.Policy) -> Policy:
         decode_seconds_per_request=policy.decode_seconds_per_request,
         latency_factor=policy.latency_factor,
         session_bound=policy.session_bound,
+        adapter_seconds=policy.adapter_seconds,
+        prefix_blocks=policy.prefix_blocks,
+        kvcache_blocks=policy.kvcache_blocks,
     )
 
 
@@ -190,6 +208,7 @@ ENDPOINTS = st.builds(
     live=st.sampled_from([True] * 5 + [False]),
     metrics=st.none() | METRICS,
     matched_blocks=st.integers(0, BLOCKS),
+    affinity=st.sampled_from(["untold", *ROWS]),
 )
 STANDINGS = st.sampled_from(("serving", "serving", "ejected", "due", "probing")).map(lambda one: {"standing": one})
 WARMING = st.sampled_from((0.1, 0.5, 0.9)).map(lambda share: {"standing": "warming", "share": share})
@@ -216,7 +235,7 @@ EASY = st.lists(
     min_size=1,
     max_size=6,
 )
-WEIGHTS = st.dictionaries(st.sampled_from((*twin.SCORES[:4], "session")), st.sampled_from([0, 0.5, 1, 3]))
+WEIGHTS = st.dictionaries(st.sampled_from((*twin.SCORES[:4], *twin.SCORES[5:])), st.sampled_from([0, 0.5, 1, 3]))
 POLICIES = st.builds(
     twin.Policy,
     by_cost=st.booleans(),
@@ -226,6 +245,9 @@ POLICIES = st.builds(
     decode_seconds_per_request=st.sampled_from([0.00035, 0.0]),
     latency_factor=st.sampled_from([0.0, 0.5, 0.75, 1.0]),
     session_bound=st.sampled_from([1.0, 1.25, 4.0]),
+    adapter_seconds=st.sampled_from([0.0, 0.5, 30.0]),
+    prefix_blocks=st.sampled_from([0, 1, 3, 100]),
+    kvcache_blocks=st.sampled_from([0, 2]),
 )
 
 
@@ -238,6 +260,8 @@ class Request:
     output_tokens: int
     role: int = 1
     session: int = 0
+    by_token: bool = False
+    adapter: int = 0
 
     def hashes(self) -> BlockHashes | None:
         return BlockHashes.of(HASHES[: self.blocks]) if self.blocks else None
@@ -250,6 +274,8 @@ REQUESTS = st.builds(
     st.sampled_from([0, 1, 500]),
     st.sampled_from([1, 1, 2]),
     st.sampled_from([0, 1, 77, 2**64 - 1]),
+    st.booleans(),
+    st.sampled_from([0, ADAPTER]),
 )
 
 
@@ -261,7 +287,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def decide(fleet: Fleet, policy: twin.Policy, request: Request, dry: bool = True) -> tuple[int, int, int] | None:
     return fleet.scheduler.decide(
         fleet.pool, compiled(policy), request.hashes(), request.prompt_tokens, request.output_tokens, NOW, request.role,
-        fleet.excluded, dry, request.session,
+        fleet.excluded, dry, request.session, not request.by_token, request.adapter,
     )  # fmt: skip
 
 
@@ -280,6 +306,8 @@ def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision
         fleet.excluded,
         request.session,
         MOST_EJECTED,
+        request.by_token,
+        request.adapter != 0,
     )
 
 
@@ -391,7 +419,7 @@ def test_the_chosen_alone_is_charged_and_learned(
         position, _matched, uncached = chosen
         in_flight, prefill, decode = load[position]
         load[position] = (in_flight + 1, prefill + uncached, decode + request_.output_tokens)
-        learned[position] = max(learned[position], request_.blocks)
+        learned[position] = max(learned[position], 0 if request_.by_token else request_.blocks)
     assert made.load() == load
     assert made.learned() == learned
 

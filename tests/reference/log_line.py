@@ -36,7 +36,9 @@ def request_line(
     if match_ratio >= 0:
         line["prefix_match_ratio"] = _rounded(match_ratio)
     if usage is not None:
-        line["input_tokens"], line["output_tokens"], line["cached_tokens"] = usage
+        line["input_tokens"], line["output_tokens"], cached = usage
+        if cached >= 0:
+            line["cached_tokens"] = cached
         line["tokens_source"] = "engine"
     elif prompt_tokens > 0:
         line["input_tokens"], line["output_tokens"], line["tokens_source"] = prompt_tokens, output_tokens, "estimate"

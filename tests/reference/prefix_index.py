@@ -1,13 +1,12 @@
 """Twin of ``_fastpath.prefix_index``: which slots hold which hash, without a bound."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from tests.reference.shared_memory import SharedMemory
 
 LOOKED_AT_EACH = 32
-FRESH_SECONDS = 8
 
 
 class PrefixIndex:
@@ -44,15 +43,21 @@ class PrefixIndex:
         for value in hashes:
             self._holders[value].discard(slot)
 
+    def forget_before(self, before: Mapping[int, int]) -> int:
+        for slot in before:
+            self._check(slot)
+        gone = [
+            (value, slot)
+            for value, held in self._holders.items()
+            for slot in held
+            if self._learned[value, slot // 64] <= before.get(slot, -1)
+        ]
+        for value, slot in gone:
+            self._holders[value].discard(slot)
+        return len(gone)
+
     def clear(self) -> None:
         self._holders.clear()
-
-    def is_fresh(self, value: int, slot: int, now: int) -> bool:
-        """Whether the block was learned for the slot within the last seconds."""
-        return (
-            slot in self._holders.get(value, set())
-            and now - self._learned.get((value, slot // 64), -1000) < FRESH_SECONDS
-        )
 
     @property
     def entries(self) -> int:

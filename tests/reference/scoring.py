@@ -4,7 +4,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
-SCORES = ("least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session")
+SCORES = (
+    "least-request",
+    "least-latency",
+    "kv-usage",
+    "prefix-cache",
+    "random",
+    "session",
+    "kvcache-aware",
+    "lora-affinity",
+)
 KV_COMFORT = 0.9
 KV_PRESSURE_SECONDS = 10.0
 TIE = 1e-9
@@ -13,6 +22,8 @@ MOST_CROWDED = 0.9
 PRIOR_SECONDS = 0.1
 EQUAL_SPEED = 2.0
 SPEED_RANGE = 1000.0
+AFFINITY_SCORES = {"loaded": 100.0, "room": 80.0, "queued": 60.0, "taken": 0.0}
+AFFINITY_LOADS = {"loaded": 0.0, "room": 1.0, "queued": 1.5, "taken": 2.0}
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class Endpoint:
     """Or warming, ejected, due (ejected for long enough), probing."""
     share: float = 1.0
     """Of a warming one: what it is given."""
+    affinity: str = "untold"
+    """To the adapter that requests ask for."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,9 @@ class Policy:
     decode_seconds_per_request: float = 0.00035
     latency_factor: float = 0.5
     session_bound: float = 1.25
+    adapter_seconds: float = 0.5
+    prefix_blocks: int = 0
+    kvcache_blocks: int = 0
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -202,6 +218,17 @@ def crowding(candidates: Sequence[Seen]) -> float:
     return 1 + CROWDING_WEIGHT * share / (1 - min(share, MOST_CROWDED))
 
 
+def affinity(seen: Seen) -> str:
+    """To the adapter that is asked for, as far as a scrape lately said."""
+    return seen.endpoint.affinity if seen.scraped else "untold"
+
+
+def affinity_values(candidates: Sequence[Seen], values: Mapping[str, float]) -> list[float]:
+    """The value of each; those that do not say are taken for the mean of those that do."""
+    told = [values[affinity(seen)] for seen in candidates if affinity(seen) != "untold"]
+    return [values.get(affinity(seen), _mean(told)) for seen in candidates]
+
+
 def score_by_cost(
     seen: Seen, policy: Policy, blocks: int, prompt_tokens: float, output_tokens: float, factor: float, rate: float
 ) -> float:
@@ -242,7 +269,20 @@ def session_owner(candidates: Sequence[Seen], policy: Policy, session: int) -> S
     return max(free, key=lambda seen: mixed(session ^ mixed(seen.endpoint.identity)), default=None)
 
 
-def scores_by_weight(candidates: Sequence[Seen], policy: Policy, blocks: int, session: int = 0) -> list[float]:
+def _matched_share(matched: int, blocks: int, most: int) -> float:
+    """Of the first ``most`` blocks, 0 for all."""
+    bound = most or blocks
+    return min(matched, bound) / min(blocks, bound) if blocks else 0.0
+
+
+def scores_by_weight(
+    candidates: Sequence[Seen],
+    policy: Policy,
+    blocks: int,
+    session: int = 0,
+    by_token: bool = False,
+    for_adapter: bool = False,
+) -> list[float]:
     """The weighted sums of the scores from 0 to 100, all but the random one."""
     most = max((seen.running for seen in candidates), default=0.0)
     measured = [seen for seen in candidates if _is_measured(seen)]
@@ -250,8 +290,9 @@ def scores_by_weight(candidates: Sequence[Seen], policy: Policy, blocks: int, se
     inter = _range([seen.inter_token for seen in measured])
     weights = [policy.weights.get(name, 0.0) for name in SCORES]
     owner = session_owner(candidates, policy, session) if session and weights[5] else None
+    affinities = affinity_values(candidates, AFFINITY_SCORES) if for_adapter else [0.0] * len(candidates)
     scores = []
-    for seen in candidates:
+    for seen, adapter in zip(candidates, affinities, strict=True):
         latency = 50.0
         if _is_measured(seen):
             latency = policy.latency_factor * _between(seen.first_token, *first)
@@ -259,7 +300,10 @@ def scores_by_weight(candidates: Sequence[Seen], policy: Policy, blocks: int, se
         score = weights[0] * (100 * (most - seen.running) / most if most > 0 else 100)
         score += weights[1] * latency
         score += weights[2] * 100 * (1 - seen.kv_usage)
-        score += weights[3] * 100 * seen.endpoint.matched_blocks / blocks if blocks else 0.0
+        score += weights[3] * 100 * _matched_share(seen.endpoint.matched_blocks, blocks, policy.prefix_blocks)
+        if by_token:
+            score += weights[6] * 100 * _matched_share(seen.endpoint.matched_blocks, blocks, policy.kvcache_blocks)
+        score += weights[7] * adapter
         scores.append(score + (weights[5] * 100 if seen is owner else 0.0))
     return scores
 
@@ -282,6 +326,8 @@ def decide(
     excluded: Collection[int] = (),
     session: int = 0,
     most_ejected_percent: float | None = None,
+    by_token: bool = False,
+    for_adapter: bool = False,
 ) -> Decision:
     """All that the compiled choice sees and scores, and those that it may pick. Without a percentage nobody's health counts."""
     seen = look(endpoints, policy, now, role, excluded)
@@ -291,14 +337,16 @@ def decide(
         slow_down_warming(candidates)
     if policy.by_cost:
         factor = crowding(candidates)
+        loads = affinity_values(candidates, AFFINITY_LOADS) if for_adapter else [0.0] * len(candidates)
         values = iter(
             [
                 score_by_cost(one, policy, blocks, prompt_tokens, output_tokens, factor, rate)
-                for one, rate in zip(candidates, speeds(candidates, policy), strict=True)
+                - policy.adapter_seconds * load
+                for one, rate, load in zip(candidates, speeds(candidates, policy), loads, strict=True)
             ]
         )
     else:
-        values = iter(scores_by_weight(candidates, policy, blocks, session))
+        values = iter(scores_by_weight(candidates, policy, blocks, session, by_token, for_adapter))
     scores = [None if one.filtered else next(values) for one in seen]
     return Decision(seen, scores, equal_bests(scores) if probe is None else {probe}, probe)
 

@@ -9,7 +9,7 @@ STATES = ("starting", "serving", "draining")
 MASK = (1 << 64) - 1
 PAGE = 4096
 MAGIC = int.from_bytes(b"PENSTOCK", "little")
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 5
 FIELDS = (
     "magic",
     "layout_version",
@@ -33,6 +33,7 @@ FIELDS = (
     "prefix_at",
     "counters_at",
     "health_at",
+    "adapters_at",
 )
 HEADER = struct.Struct(f"<{len(FIELDS)}Q")
 
@@ -106,6 +107,7 @@ def lay_out(
         "prefix_at": 64 + prefix_entries * 24,
         "counters_at": workers * (64 + counter_series * 320 + counter_cells * 8),
         "health_at": slots * 8,
+        "adapters_at": slots * 256,
     }
     end = PAGE
     for name, size in parts.items():

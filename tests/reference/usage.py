@@ -17,7 +17,7 @@ def _count(usage: dict[str, Any], *names: str) -> int:
 
 
 def scan_usage(text: bytes) -> tuple[int, int, int] | None:
-    """Prompt, completion and cached tokens of the last ``usage`` object that names prompt tokens."""
+    """Prompt, completion and cached tokens of the last ``usage`` object that names prompt tokens; -1 cached ones where nothing is said."""
     for found in reversed(list(_USAGE.finditer(text))):
         try:
             usage, _end = json.JSONDecoder().raw_decode(text[found.end() :].decode("utf-8", "replace"))
@@ -28,5 +28,5 @@ def scan_usage(text: bytes) -> tuple[int, int, int] | None:
             continue
         details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or usage
         completion = _count(usage, "completion_tokens", "output_tokens")
-        return prompt, max(completion, 0), max(_count(details, "cached_tokens"), 0)
+        return prompt, max(completion, 0), _count(details, "cached_tokens")
     return None

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
+from _fastpath.adapters import Adapters
 from _fastpath.hashing import BlockHashes
 from _fastpath.load import Load
 from _fastpath.prefix_index import PrefixIndex
@@ -291,6 +292,23 @@ async def test_what_an_engine_had_cached_is_forgotten_when_it_was_started_anew(t
         assert prefixes.match(hashes, slots) == [2, 2]
         engine.page = VLLM.replace(" 100.0", " 7.0").replace(" 40.0", " 0.0")
         await until(lambda: prefixes.match(hashes, slots) == [0, 2])
+
+
+async def test_the_adapters_that_an_engine_has_loaded_are_written_until_it_is_started_anew(tmp_path, memory, engines):
+    def adapters():
+        found = Slots(memory).find(endpoint_identity(engine.endpoint().identity))
+        return found and Adapters(memory).read(*found)
+
+    of_adapters = 'vllm:lora_requests_info{max_lora="2",running_lora_adapters="%s",waiting_lora_adapters="%s"} 5\n'
+    engine = await engines(VLLM + of_adapters % ("sql", "law"))
+    sql, law = (endpoint_identity(name) & ~1 for name in ("sql", "law"))
+    async with scraping(tmp_path, [engine.endpoint()]):
+        await until(adapters)
+        assert adapters() == {"capacity": 2, "busy": 2, "loaded": {sql}, "waited_for": {law}}
+        engine.page = VLLM + of_adapters % ("law", "")
+        await until(lambda: adapters() == {"capacity": 2, "busy": 1, "loaded": {sql, law}, "waited_for": set()})
+        engine.page = VLLM.replace(" 100.0", " 7.0").replace(" 40.0", " 0.0") + of_adapters % ("", "")
+        await until(lambda: adapters() == {"capacity": 2, "busy": 0, "loaded": set(), "waited_for": set()})
 
 
 async def test_an_engine_that_hangs_delays_nobody_and_grows_old(tmp_path, memory, engines, monkeypatch):

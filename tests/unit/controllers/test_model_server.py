@@ -3,7 +3,8 @@
 import pytest
 
 from _fastpath.scoring import SCORES_BY_NAME
-from controllers.api.model_server import SCORERS, Retry, TrafficPolicy
+from controllers.api.model_server import Retry, TrafficPolicy
+from controllers.api.scheduling import ELSEWHERE, SCORERS
 from tests.unit.controllers.objects import faults, made, server
 
 ENDPOINTS = "endpoints: [{name: e, address: 10.0.0.1}]\n"
@@ -117,7 +118,7 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
             "spec.scheduling.scorers[0].name",
         ),
         (
-            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}, {name: random, weight: -1}]}",
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}, {name: kv-usage, weight: -1}]}",
             "spec.scheduling.scorers[1].weight",
         ),
         (
@@ -150,6 +151,25 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
         (ENDPOINTS + "scheduling: {scorers: [{name: random}]}", "spec.scheduling.policy"),
         (ENDPOINTS + "scheduling: {filters: [{name: least-request}]}", "spec.scheduling.policy"),
         (ENDPOINTS + "scheduling: {policy: weighted}", "spec.scheduling.scorers"),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: kvcache-aware}]}",
+            "spec.scheduling.scorers[0].name",
+        ),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}, {name: random}]}",
+            "spec.scheduling.scorers[1].name",
+        ),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: prefix-cache, args: {maxBlocksToMatch: 0}}]}",
+            "spec.scheduling.scorers[0].args.maxBlocksToMatch",
+        ),
+        (
+            ENDPOINTS
+            + "scheduling: {policy: weighted, scorers: [{name: least-latency, args: {TTFTTPOTWeightFactor: 1.5}}]}",
+            "spec.scheduling.scorers[0].args.TTFTTPOTWeightFactor",
+        ),
+        (ENDPOINTS + "scheduling: {adapterLoad: -1s}", "spec.scheduling.adapterLoad"),
+        (ENDPOINTS + "scheduling: {adapterLoad: 11m}", "spec.scheduling.adapterLoad"),
         (SESSION + "{headers: x-session-id}}]}", "spec.scheduling.scorers[0].args.headers"),
         (SESSION + "{headers: [a b]}}]}", "spec.scheduling.scorers[0].args.headers"),
         (SESSION + "{loadBound: 0.5}}]}", "spec.scheduling.scorers[0].args.loadBound"),
@@ -196,7 +216,9 @@ def test_an_engine_that_stands_twice_by_its_default_port_is_found():
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_scorer_that_is_documented_is_one_of_the_scheduler(scorer):
     assert scorer in SCORES_BY_NAME
-    assert faults(server(ENDPOINTS + f"scheduling: {{policy: weighted, scorers: [{{name: {scorer}}}]}}")) == {}
+    by_token = "prefixCache: {mode: tokens, tokenizer: /models/m, events: {port: 5557}}\n"
+    spec = f"{by_token if scorer == 'kvcache-aware' else ''}scheduling: {{policy: weighted, scorers: [{{name: {scorer}}}]}}"
+    assert faults(server(ENDPOINTS + spec)) == {}
 
 
 def test_all_faults_are_found_at_once():
@@ -209,10 +231,11 @@ def test_all_faults_are_found_at_once():
     assert len(faults(server(spec))) == 8
 
 
-@pytest.mark.parametrize("scorer", ["lora-affinity"])
-def test_a_scorer_that_is_to_come_is_refused_as_not_built_rather_than_unknown(scorer):
-    found = faults(server(ENDPOINTS + f"scheduling: {{policy: weighted, scorers: [{{name: {scorer}}}]}}"))
-    assert found["spec.scheduling.scorers[0].name"].startswith(f"scorer `{scorer}` is not built yet: use one of ")
+@pytest.mark.parametrize("argument", ELSEWHERE)
+def test_arguments_of_the_reference_system_that_are_said_elsewhere_are_refused_with_the_place(argument):
+    scorer = f"{{name: prefix-cache, args: {{{argument}: 5}}}}"
+    found = faults(server(ENDPOINTS + f"scheduling: {{policy: weighted, scorers: [{scorer}]}}"))
+    assert found == {f"spec.scheduling.scorers[0].args.{argument}": ELSEWHERE[argument]}
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,13 @@ def test_defaults() -> None:
 
 
 def test_names_of_scores() -> None:
-    assert list(SCORES_BY_NAME) == ["least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session"]
+    assert list(SCORES_BY_NAME) == [
+        "least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session", "kvcache-aware", "lora-affinity",
+    ]  # fmt: skip
     assert REASONS == ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected")
 
 
-@pytest.mark.parametrize("name", ["least_request", "", "Random", "lora-affinity"])
+@pytest.mark.parametrize("name", ["least_request", "", "Random", "lora_affinity"])
 def test_unknown_scorer(name: str) -> None:
     with pytest.raises(ValueError, match=r"unknown scorer .*least-request, least-latency"):
         Policy(by_cost=False, weights={name: 1})
@@ -569,6 +571,100 @@ def test_prefix_cache(fleet: Fleet) -> None:
     assert fleet.scores(pool, weighted(prefix_cache=1)) == [0, 0, 0]
 
 
+def test_only_the_first_blocks_of_a_prompt_count_where_that_is_set(fleet: Fleet) -> None:
+    pool = fleet.pool(3)
+    fleet.scheduler.prefixes.learn(hashes(2), 0, NOW)
+    fleet.scheduler.prefixes.learn(hashes(6), 1, NOW)
+    policy = Policy(by_cost=False, weights={"prefix-cache": 1}, prefix_blocks=4)
+    assert fleet.scores(pool, policy, hashes=hashes(8)) == [50, 100, 0]
+    assert fleet.scores(pool, policy, hashes=hashes(2)) == [100, 100, 0]
+
+
+def test_kvcache_aware_scores_what_is_matched_by_token_alone(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scheduler.prefixes.learn(hashes(3), 1, NOW)
+    assert fleet.scores(pool, weighted(kvcache_aware=2), hashes=hashes(4), learn=False) == [0, 150]
+    assert fleet.scores(pool, weighted(kvcache_aware=2), hashes=hashes(4)) == [0, 0]
+    of_two = Policy(by_cost=False, weights={"kvcache-aware": 1}, kvcache_blocks=2)
+    assert fleet.scores(pool, of_two, hashes=hashes(4), learn=False) == [0, 100]
+
+
+# -- adapters
+
+SQL, CHAT, OTHER = 0x1002, 0x2002, 0x3002
+
+
+def with_adapters(fleet: Fleet) -> Pool:
+    """One that has SQL loaded, one with room, one where requests wait for SQL, one that is taken, and one that does not say."""
+    pool = fleet.pool(5)
+    for position in range(5):
+        fleet.scrape(position)
+    write = fleet.scheduler.adapters.write
+    assert write(0, 0, 2, 2, [SQL, CHAT])
+    assert write(1, 0, 2, 1, [CHAT])
+    assert write(2, 0, 1, 2, [CHAT], [SQL])
+    assert write(3, 0, 1, 1, [CHAT])
+    return pool
+
+
+def test_lora_affinity(fleet: Fleet) -> None:
+    pool = with_adapters(fleet)
+    assert fleet.scores(pool, weighted(lora_affinity=2), adapter=SQL) == [200, 160, 120, 0, 120]
+    rows = fleet.scheduler.explain(pool)
+    assert [row["adapter"] for row in rows] == ["loaded", "room", "queued", "taken", "untold"]
+
+
+def test_lora_affinity_says_nothing_of_a_request_without_an_adapter(fleet: Fleet) -> None:
+    pool = with_adapters(fleet)
+    fleet.scores(pool, weighted(lora_affinity=1), adapter=SQL)
+    assert fleet.scores(pool, weighted(lora_affinity=1)) == [0, 0, 0, 0, 0]
+    assert [row["adapter"] for row in fleet.scheduler.explain(pool)] == [""] * 5
+
+
+def test_what_an_engine_said_of_adapters_long_ago_does_not_count(fleet: Fleet) -> None:
+    pool = with_adapters(fleet)
+    scores = fleet.scores(pool, weighted(lora_affinity=1), adapter=SQL, now=NOW + 6)
+    assert scores == [0] * 5
+    assert {row["adapter"] for row in fleet.scheduler.explain(pool)} == {"untold"}
+
+
+def test_who_cannot_take_the_request_does_not_stand_for_those_that_do_not_say(fleet: Fleet) -> None:
+    pool = with_adapters(fleet)
+    assert fleet.scores(pool, weighted(lora_affinity=1), adapter=SQL, excluded=[1, 2, 3])[4] == 100
+
+
+def test_cost_of_loading_an_adapter(fleet: Fleet) -> None:
+    pool = with_adapters(fleet)
+    policy = Policy(adapter_seconds=4.0)
+    plain = fleet.scores(pool, policy)
+    scores = fleet.scores(pool, policy, adapter=SQL)
+    assert [before - after for before, after in zip(plain, scores, strict=True)] == pytest.approx([0, 4, 6, 8, 4.5])
+    assert fleet.scheduler.explain(pool)[3]["cost"]["adapter"] == 8.0
+
+
+def test_an_adapter_is_worth_some_company_and_not_a_crowd(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    for position in range(2):
+        fleet.scrape(position)
+    fleet.scheduler.adapters.write(0, 0, 2, 1, [SQL])
+    fleet.scheduler.adapters.write(1, 0, 2, 0, [])
+    assert fleet.dry(pool, adapter=SQL)[0] == 0
+    fleet.scheduler.load.charge(0, 0, 8000 * 10, 0)
+    assert fleet.dry(pool, adapter=SQL)[0] == 1
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_seconds_of_loading_that_are_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="adapter_seconds"):
+        Policy(adapter_seconds=seconds)
+
+
+@pytest.mark.parametrize("factor", [-0.1, 1.1, float("nan")])
+def test_latency_factors_that_are_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match="latency_factor"):
+        Policy(latency_factor=factor)
+
+
 def test_random(fleet: Fleet) -> None:
     pool = fleet.pool(4)
     seen = [score for _ in range(200) for score in fleet.scores(pool, weighted(random=2))]
@@ -796,13 +892,14 @@ def test_explain(fleet: Fleet) -> None:
     assert fleet.scheduler.explain(pool) == [
         {
             "filtered": "", "score": pytest.approx(-3.2), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
-            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True, "prefill_tokens_per_second": 8000.0,
-            "cost": {"queue": 0.1, "prefill": pytest.approx(0.1 * 31), "decode": 0.0, "memory": 0.0},
+            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True, "adapter": "",
+            "prefill_tokens_per_second": 8000.0,
+            "cost": {"queue": 0.1, "prefill": pytest.approx(0.1 * 31), "decode": 0.0, "memory": 0.0, "adapter": 0.0},
         },
         {
             "filtered": "excluded", "score": None, "matched_blocks": 0, "in_flight": 0, "prefill_tokens": 0,
-            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": False, "prefill_tokens_per_second": 8000.0,
-            "cost": None,
+            "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": False, "adapter": "",
+            "prefill_tokens_per_second": 8000.0, "cost": None,
         },
     ]  # fmt: skip
 

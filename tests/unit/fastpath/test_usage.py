@@ -12,12 +12,12 @@ CHAT = b'{"id":"c","choices":[{"text":"hello"}],"usage":{"prompt_tokens":12,"tot
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (CHAT, (12, 5, 0)),
-        (b'{"x":"y", "usage": {"prompt_tokens": 12, "completion_tokens": 5}}', (12, 5, 0)),
-        (b'{"x":"y","usage":{"completion_tokens":5,"prompt_tokens":12}}', (12, 5, 0)),
-        (b'{"x":"y","usage":{"input_tokens":12,"output_tokens":5}}', (12, 5, 0)),
-        (b'{"x":"y","usage":{"prompt_tokens":12,"total_tokens":12}}', (12, 0, 0)),
-        (b'{"x":"y","usage":{"prompt_tokens":0,"completion_tokens":0}}', (0, 0, 0)),
+        (CHAT, (12, 5, -1)),
+        (b'{"x":"y", "usage": {"prompt_tokens": 12, "completion_tokens": 5}}', (12, 5, -1)),
+        (b'{"x":"y","usage":{"completion_tokens":5,"prompt_tokens":12}}', (12, 5, -1)),
+        (b'{"x":"y","usage":{"input_tokens":12,"output_tokens":5}}', (12, 5, -1)),
+        (b'{"x":"y","usage":{"prompt_tokens":12,"total_tokens":12}}', (12, 0, -1)),
+        (b'{"x":"y","usage":{"prompt_tokens":0,"completion_tokens":0}}', (0, 0, -1)),
         (
             b'{"x":"y","usage":{"prompt_tokens":12,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":8}}}',
             (12, 5, 8),
@@ -26,21 +26,21 @@ CHAT = b'{"id":"c","choices":[{"text":"hello"}],"usage":{"prompt_tokens":12,"tot
             b'{"x":"y","usage":{"prompt_tokens_details":{"cached_tokens":8},"prompt_tokens":12,"completion_tokens":5}}',
             (12, 5, 8),
         ),
-        (b'{"x":"y","usage":{"prompt_tokens":12,"prompt_tokens_details":null}}', (12, 0, 0)),
+        (b'{"x":"y","usage":{"prompt_tokens":12,"prompt_tokens_details":null}}', (12, 0, -1)),
         (
             b'{"x":"y","usage":{"input_tokens":12,"input_tokens_details":{"cached_tokens":3},"output_tokens":4}}',
             (12, 4, 3),
         ),
-        (b'data: {"a":1,"usage":null}\n\ndata: {"b":1,"usage":{"prompt_tokens":3}}\n\ndata: [DONE]\n\n', (3, 0, 0)),
-        (b'data: {"a":1,"usage":{"prompt_tokens":1}}\n\ndata: {"a":1,"usage":{"prompt_tokens":2}}\n\n', (2, 0, 0)),
-        (b'data: {"a":1,"usage":{"prompt_tokens":1}}\n\ndata: {"a":1,"usage":null}\n\n', (1, 0, 0)),
+        (b'data: {"a":1,"usage":null}\n\ndata: {"b":1,"usage":{"prompt_tokens":3}}\n\ndata: [DONE]\n\n', (3, 0, -1)),
+        (b'data: {"a":1,"usage":{"prompt_tokens":1}}\n\ndata: {"a":1,"usage":{"prompt_tokens":2}}\n\n', (2, 0, -1)),
+        (b'data: {"a":1,"usage":{"prompt_tokens":1}}\n\ndata: {"a":1,"usage":null}\n\n', (1, 0, -1)),
         (
             b'data: {"a":1,"usage":{"prompt_tokens":1}}\n\ndata: {"a":"\\"usage\\": {\\"prompt_tokens\\": 9}"}\n\n',
-            (1, 0, 0),
+            (1, 0, -1),
         ),
-        (rb'{"a":"say \"usage","usage":{"prompt_tokens":4}}', (4, 0, 0)),
-        (rb'{"usage_":1,"usage":{"prompt_tokens":4},"a":"say \"usage"}', (4, 0, 0)),
-        (b'{"x":"y","usage":{"prompt_tokens":4},"other":"usage"}', (4, 0, 0)),
+        (rb'{"a":"say \"usage","usage":{"prompt_tokens":4}}', (4, 0, -1)),
+        (rb'{"usage_":1,"usage":{"prompt_tokens":4},"a":"say \"usage"}', (4, 0, -1)),
+        (b'{"x":"y","usage":{"prompt_tokens":4},"other":"usage"}', (4, 0, -1)),
         (b'{"x":"y","usage":null,"timing":{"prompt_tokens":9}}', None),
         (b'{"x":"y","usage":["prompt_tokens",9]}', None),
         (b"", None),
@@ -66,13 +66,13 @@ def test_scan_usage(text: bytes, expected: tuple[int, int, int] | None) -> None:
 @pytest.mark.parametrize("before", [b"", b"{", b"{ ", b"data: {", b'{"object":"x",'], ids=repr)
 def test_scan_usage_at_the_start(before: bytes) -> None:
     """The tail of an answer may begin anywhere."""
-    assert scan_usage(before + b'"usage":{"prompt_tokens":3,"completion_tokens":4}}') == (3, 4, 0)
+    assert scan_usage(before + b'"usage":{"prompt_tokens":3,"completion_tokens":4}}') == (3, 4, -1)
 
 
 @pytest.mark.parametrize("space", [b" ", b"\n", b"\t", b"\r\n  "], ids=repr)
 def test_scan_usage_with_any_space(space: bytes) -> None:
     text = b'{"id":"x","usage":{"prompt_tokens":' + space + b'3,"completion_tokens":' + space + b"4}}"
-    assert scan_usage(text) == (3, 4, 0)
+    assert scan_usage(text) == (3, 4, -1)
 
 
 def test_scan_usage_with_absurd_numbers() -> None:
@@ -88,7 +88,7 @@ def test_scan_usage_does_not_cut_numbers() -> None:
         found.append(
             scan_usage(b'{"usage":{"x":"' + b"x" * padding + b'","prompt_tokens":123456,"completion_tokens":789}}')
         )
-    assert list(dict.fromkeys(found)) == [(123456, 789, 0), (123456, 0, 0), None]
+    assert list(dict.fromkeys(found)) == [(123456, 789, -1), (123456, 0, -1), None]
 
 
 def test_scan_usage_takes_linear_time() -> None:

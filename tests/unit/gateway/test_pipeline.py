@@ -2,16 +2,22 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 
 import pytest
 
-from gateway.datastore.model import Limit, Match, Rule, Server, StringMatch, Target, Traffic
+from _fastpath.adapters import Adapters
+from _fastpath.load import Load
+from _fastpath.prefix_index import PrefixIndex
+from _fastpath.scanner import scan
+from gateway.datastore.model import Limit, Match, PrefixCache, Rule, Server, StringMatch, Target, Traffic
 from gateway.datastore.model import Route as RouteModel
 from gateway.dispatch import waiter_of
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.identity.gate import Caller
 from gateway.observability.exposition import render
+from gateway.scheduling.place import Hashers, adapter_of
 from gateway.settings import Queue, Requests, Settings
 from tests.unit.gateway.fakes import Answer, Protocol, chat, make_exchange
 from tests.unit.gateway.fleet import SERVER, Fleet, route
@@ -365,6 +371,60 @@ async def test_a_servers_own_model_name_replaces_the_clients_and_nothing_else(tm
     assert fleet.client.sent[1][3] == adapter
 
 
+async def test_a_request_for_an_adapter_goes_where_it_is_loaded_and_another_where_it_would_have_gone(tmp_path):
+    fleet = Fleet(tmp_path, routes=[route(adapters=("m-sql",))])
+    load, adapters = Load(fleet.memory), Adapters(fleet.memory)
+    for one in fleet.replica.world.endpoints.values():
+        name = one.slot.index, one.slot.generation
+        busy = 1.0 if one.endpoint.name == "default/e1" else 0.0
+        assert load.write_metrics(*name, busy, 0, 0, 0, 0, 0, time.monotonic())
+        assert adapters.write(*name, 1, 0, [adapter_of("m-sql")] if busy else [])
+    fleet.client.answers = [Answer([WHOLE]) for _ in range(8)]
+    for model in (b'"m-sql"', b'"m"'):
+        for number in range(4):
+            await request(fleet, b'{"messages":[{"role":"user","content":"%d"}],"model":%b}' % (number, model))
+    assert [name for name, *_ in fleet.client.sent] == ["default/e1"] * 4 + ["default/e0"] * 4
+    check_released(fleet)
+
+
+def expecting(fleet, body, age):
+    """Both endpoints were sent this prompt so many seconds ago; the index and the hashes, and the slots."""
+    hashes = Hashers(fleet.memory).prompt(body, scan(body), PrefixCache())
+    prefixes, slots = PrefixIndex(fleet.memory), [one.slot.index for one in fleet.replica.world.endpoints.values()]
+    for slot in slots:
+        prefixes.learn(hashes, slot, time.monotonic() - age)
+    assert len(hashes) > 100
+    return lambda: [count > 0 for count in prefixes.match(hashes, slots)]
+
+
+def found_cached(tokens):
+    usage = {"prompt_tokens": 3000, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": tokens}}
+    return json.dumps({"choices": [], "usage": usage}).encode()
+
+
+async def test_an_engine_that_found_much_less_than_expected_is_expected_to_hold_nothing_of_that_age(fleet, monkeypatch):
+    monkeypatch.setattr("gateway.scheduling.corrections.SWEEP_SECONDS", 0.01)
+    body, older = chat(content="x" * 12_000), chat(content="y" * 12_000)
+    expecting(fleet, body, age=100)
+    held = expecting(fleet, older, age=200)
+    fleet.client.answers = [Answer([found_cached(0)])]
+    await request(fleet, body)
+    assert counted(fleet, "penstock_prefix_corrections_total", server=SERVER, reason="evicted") == 1
+    async with asyncio.timeout(5):
+        while all(held()):
+            await asyncio.sleep(0.01)
+    assert sorted(held()) == [False, True]
+
+
+@pytest.mark.parametrize("answer", [found_cached(2900), WHOLE], ids=["as expected", "nothing said"])
+async def test_without_word_of_less_nothing_is_corrected(fleet, answer):
+    body = chat(content="x" * 12_000)
+    expecting(fleet, body, age=100)
+    fleet.client.answers = [Answer([answer])]
+    await request(fleet, body)
+    assert counted(fleet, "penstock_prefix_corrections_total") == 0
+
+
 WORD = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 COUNT = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -381,7 +441,7 @@ async def test_a_stream_is_counted_by_its_engine_and_its_client_does_not_see_it(
     exchange, *_ = await request(fleet, body, protocol=protocol)
     assert fleet.client.sent[0][3] == body.replace(b'{"x":1}', b'{"x":1,"include_usage":true}')
     assert b"".join(protocol.sent) == WORD + DONE
-    assert exchange.usage == (7, 1, 0)
+    assert exchange.usage == (7, 1, -1)
     assert counted(fleet, "penstock_tokens_total", type="output") == 1
 
 

@@ -604,6 +604,15 @@ async def test_an_engine_can_write_raw_bytes(sim):
         assert (response.status, await response.text()) == (299, "ok")
 
 
+async def test_the_metrics_name_the_adapters_that_requests_run_with():
+    asked = {"model": "law", "prompt": "x", "max_tokens": 50_000, "stream": True}
+    async with running(adapters=("demo-sql", "law"), adapters_at_once=3) as sim, sim.post("/v1/completions", asked):
+        await until(lambda: sim.engine.engine.running)
+        async with sim.session.get(sim.url + "/metrics") as response:
+            text = await response.text()
+    assert 'vllm:lora_requests_info{max_lora="3",running_lora_adapters="law",waiting_lora_adapters=""}' in text
+
+
 async def test_metrics_can_be_slow_alone(sim):
     await sim.fault(kind="slow_metrics", seconds=0.3)
     assert (await sim.ask("/v1/chat/completions", sim.chat(max_tokens=1)))[0] == 200
