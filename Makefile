@@ -1,5 +1,5 @@
 # Every verb does its own set-up into .venv.
-.PHONY: build run test thorough check bench bench-fleet bench-load slow engines image sanitize clean
+.PHONY: build run test thorough check bench bench-path bench-fleet bench-load slow engines image sanitize clean
 .DEFAULT_GOAL := build
 
 PYTEST = .venv/bin/python -m pytest
@@ -27,6 +27,9 @@ check: build  ## lint, types, layers, stubs
 
 bench: build  ## the compiled hot path, beside its plain-Python twins
 	$(PYTEST) bench/micro --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+bench-path: build  ## instructions of a request inside one process, as callgrind counts them: no noise of the machine
+	.venv/bin/python -m bench.path
 
 bench-fleet: build  ## policies of schedulers on a trace of requests (TRACE=FILE), in virtual time
 	@test -n "$(TRACE)" || { echo "error: say which trace: make bench-fleet TRACE=FILE" >&2; exit 1; }

@@ -23,7 +23,8 @@ from gateway.scheduling.health import HealthNotes
 from gateway.scheduling.place import Placer, adapter_of, session_of
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.tokens.service import PromptTokens
-from gateway.upstream.client import Answer, UpstreamClient
+from gateway.upstream.client import UpstreamClient
+from gateway.upstream.connection import Answer
 from gateway.upstream.retry import RetryBudget
 
 
@@ -69,7 +70,8 @@ class Dispatcher:
         failed: UpstreamError | None = None
         for attempt in range(max(1, traffic.attempts)):
             if failed is None:
-                await self._first_place(exchange)
+                if not self._is_placed(exchange):
+                    await self._wait(exchange)
             elif not await self._further_place(exchange, failed, attempt):
                 break
             exchange.sent = self._clock()
@@ -121,11 +123,11 @@ class Dispatcher:
         own = _cache_of(exchange)
         return self._placer.hash_tokens(server, found.ids, adapter, orjson.loads(own) if own else found.salt)
 
-    async def _first_place(self, exchange: Exchange) -> None:
+    def _is_placed(self, exchange: Exchange) -> bool:
+        """Whether it has an endpoint without waiting. Raises PenstockError when waiting would not help."""
         assert exchange.server is not None
         try:
-            if self._room.is_waited(exchange.server.server.name) or not self._has_room(exchange):
-                await self._wait(exchange)
+            return not self._room.is_waited(exchange.server.server.name) and self._has_room(exchange)
         except PenstockError as error:
             self._metrics.unplaced(exchange, error.code)
             raise
@@ -173,13 +175,19 @@ class Dispatcher:
         exchange.tried = (*exchange.tried, placement.position)
         exchange.scheduling = self._clock() - begun
 
+    def _place_in_turn(self, exchange: Exchange) -> None:
+        self._place(exchange)  # which is a C function, that nobody else can be given with its object
+
     async def _wait(self, exchange: Exchange) -> None:
         """In turn, until an endpoint has room. Raises QueueFull."""
         assert exchange.server is not None
         name = exchange.server.server.name
-        waiter = waiter_of(exchange, self._clock(), partial(self._place, exchange))
+        waiter = waiter_of(exchange, self._clock(), partial(self._place_in_turn, exchange))
         try:
             await self._room.wait(name, waiter)
+        except PenstockError as error:
+            self._metrics.unplaced(exchange, error.code)
+            raise
         finally:
             exchange.waited = self._clock() - waiter.joined
             self._metrics.waited(name, exchange.waited, waiter.outcome)

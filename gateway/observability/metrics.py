@@ -9,6 +9,7 @@ from math import nan
 
 from _fastpath.counters import Counters
 from _fastpath.shared_memory import SharedMemory
+from gateway.counting import Count
 from gateway.exchange import Exchange
 
 REQUEST_SECONDS = (
@@ -164,9 +165,9 @@ class RequestMetrics:
             series = self._gaps[key] = self._series("penstock_inter_token_latency_seconds", *key)
         return series
 
-    def gap(self, series: int, seconds: float) -> None:
+    def gap(self, series: Count, seconds: float) -> None:
         """Count the time between two pieces of a stream."""
-        self._counters.record(((series, seconds),))
+        self._counters.add(series, seconds)
 
     def waited(self, server: str, seconds: float, outcome: str) -> None:
         """Count a request that waited for an endpoint with room, however that ended."""
