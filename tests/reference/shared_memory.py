@@ -33,6 +33,7 @@ FIELDS = (
     "prefix_at",
     "counters_at",
     "health_at",
+    "fair_at",
 )
 HEADER = struct.Struct(f"<{len(FIELDS)}Q")
 
@@ -106,6 +107,7 @@ def lay_out(
         "prefix_at": 64 + prefix_entries * 24,
         "counters_at": workers * (64 + counter_series * 320 + counter_cells * 8),
         "health_at": slots * 8,
+        "fair_at": 256 * (64 + workers * 32) + 2 * 8192 * 8,
     }
     end = PAGE
     for name, size in parts.items():
