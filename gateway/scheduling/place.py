@@ -227,7 +227,12 @@ def session_of(server: ServerPool, header: Callable[[str], str | None], prompt_c
     """
     if not server.keeps_sessions:
         return 0
-    for name in server.server.scheduling.session_headers:
+    return session_named(server.server.scheduling.session_headers, header, prompt_cache_key)
+
+
+def session_named(names: tuple[str, ...], header: Callable[[str], str | None], prompt_cache_key: str | None) -> int:
+    """The same by headers of these names."""
+    for name in names:
         value = header(name)
         if value:
             return endpoint_identity(value)
