@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import uvloop
 
+from _fastpath.fair_share import FairShare
 from _fastpath.shared_memory import SharedMemory
 from bench.load.bodies import MODEL, chat
 from bench.load.granian_alone import ANSWER, DONE, EVENT
@@ -173,7 +174,7 @@ class Site:
                 limiter=limiter,
                 placer=Placer(memory, 0, time.monotonic),
                 client=client,
-                room=WaitingRoom(settings.queue.length, settings.queue.seconds, time.monotonic),
+                room=WaitingRoom(settings.queue.length, settings.queue.seconds, time.monotonic, FairShare(memory, 0)),
                 metrics=RequestMetrics(memory, 0),
                 access_log=self._log,
                 deadlines=self._deadlines,
