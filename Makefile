@@ -1,5 +1,5 @@
 # Every verb does its own set-up into .venv.
-.PHONY: build run test thorough check bench bench-fleet bench-load slow engines sanitize clean
+.PHONY: build run test thorough check bench bench-path bench-fleet bench-load slow engines image sanitize clean
 .DEFAULT_GOAL := build
 
 PYTEST = .venv/bin/python -m pytest
@@ -28,6 +28,9 @@ check: build  ## lint, types, layers, stubs
 bench: build  ## the compiled hot path, beside its plain-Python twins
 	$(PYTEST) bench/micro --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
+bench-path: build  ## instructions of a request inside one process, as callgrind counts them: no noise of the machine
+	.venv/bin/python -m bench.path
+
 bench-fleet: build  ## policies of schedulers on a trace of requests (TRACE=FILE), in virtual time
 	@test -n "$(TRACE)" || { echo "error: say which trace: make bench-fleet TRACE=FILE" >&2; exit 1; }
 	.venv/bin/python -m bench.fleet --trace $(TRACE) --engines 16 --load 0.5 0.8 0.95 1.1
@@ -41,6 +44,9 @@ engines: build  ## against real vLLM engines (../shared/engines)
 
 slow: build  ## what is too long for CI, about two hours: 10,000 kills and a soak; dated results go to bench/results
 	$(PYTEST) -s -m slow tests
+
+image:  ## the container image `penstock`, with docker, podman or buildah (BASE=IMAGE: another Debian with Python 3.11 or newer)
+	@tools/image $(BASE)
 
 sanitize: build  ## the compiled modules' tests under the address and undefined-behaviour sanitizers
 	tools/sanitize

@@ -42,4 +42,7 @@ cdef class Counters:
     cdef tuple _labels(self, Series* series)
     cdef int _attach(self, uint64_t worker) except -1
     cdef long _new_series(self, uint16_t family, bytes labels) except -2
+    cpdef object add(self, uint64_t handle, double value)
+    cpdef object record(self, tuple items)
+    cpdef object record_row(self, tuple handles, tuple values)
     cdef int _add(self, uint64_t handle, double value) except -1

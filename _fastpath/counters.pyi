@@ -25,8 +25,11 @@ class Counters:
     def series(self, family: int, labels: tuple[str, ...]) -> int:
         """A handle for the series of these label values; the family's overflow series when the row is full."""
 
+    def add(self, handle: int, value: float) -> None:
+        """Add a value to one series: to a counter's number, or as an observation of a histogram."""
+
     def record(self, items: tuple[tuple[int, float], ...]) -> None:
-        """Add each value to its series: to a counter's number, or as an observation of a histogram."""
+        """The same for several series, each with its value."""
 
     def record_row(self, handles: tuple[int, ...], values: tuple[float, ...]) -> None:
         """The same for a row of series that is kept; what there is nothing of has NaN for a value. ValueError when their numbers differ."""

@@ -130,14 +130,21 @@ cdef class Counters:
         atomic_relax_f64(<double*>cell, (<double*>cell)[0] + value)
         return 0
 
-    def record(self, tuple items not None):
+    cpdef object add(self, uint64_t handle, double value):
+        self._add(handle, value)
+
+    cpdef object record(self, tuple items):
+        if items is None:
+            raise TypeError("items must be a tuple")
         cdef uint64_t handle
         cdef double value
         for item in items:
             handle, value = item
             self._add(handle, value)
 
-    def record_row(self, tuple handles not None, tuple values not None):
+    cpdef object record_row(self, tuple handles, tuple values):
+        if handles is None or values is None:
+            raise TypeError("handles and values must be tuples")
         cdef Py_ssize_t i
         if len(handles) != len(values):
             raise ValueError(f"{len(handles)} series and {len(values)} values")

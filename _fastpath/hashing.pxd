@@ -15,3 +15,5 @@ cdef class Hasher:
     cdef uint64_t key[6]          # one word for each factor of the products
     cdef readonly size_t block_bytes
     cdef readonly size_t maximum_blocks
+
+    cpdef object hash_text(self, bytes text, size_t start=*, size_t end=*, uint64_t seed=*)

@@ -64,7 +64,9 @@ cdef class Hasher:
             chain = penstock_hash(chain, <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), self.key)
         return chain
 
-    def hash_text(self, bytes text not None, size_t start=0, size_t end=<size_t>-1, uint64_t seed=0):
+    cpdef object hash_text(self, bytes text, size_t start=0, size_t end=<size_t>-1, uint64_t seed=0):
+        if text is None:
+            raise TypeError("text must be bytes")
         cdef size_t length = PyBytes_GET_SIZE(text)
         if end > length:
             end = length

@@ -203,8 +203,10 @@ cdef class Health:
             return False
         return bool(atomic_exchange_if_u64(&self.words[slot], word, _make(WARMING, 0, 0, mark, _milliseconds(now))))
 
-    def note(self, uint64_t slot, uint64_t generation, Outlier outlier not None, int outcome, double sent, double now,
-             uint64_t probe=0):
+    cpdef object note(self, uint64_t slot, uint64_t generation, Outlier outlier, int outcome, double sent, double now,
+                      uint64_t probe=0):
+        if outlier is None:
+            raise TypeError("outlier must be there")
         self._check(slot)
         if not 0 <= outcome < 4:
             raise ValueError(f"outcome {outcome}")

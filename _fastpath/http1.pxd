@@ -45,8 +45,11 @@ cdef class BodyReader:
     cdef readonly bint complete
     cdef readonly size_t excess   # bytes that came after the end
 
+    cpdef bytes feed(self, bytes data, size_t start=*)
     cdef bytes _feed_length(self, bytes data, size_t start)
     cdef bytes _feed_chunks(self, bytes data, size_t start)
     cdef const char* _frame(self, unsigned char byte) noexcept nogil
     cdef const char* _size_byte(self, unsigned char byte) noexcept nogil
     cdef const char* _overhead_byte(self, unsigned char byte) noexcept nogil
+
+cpdef object parse_head(bytes data, size_t start=*)

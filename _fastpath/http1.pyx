@@ -82,7 +82,9 @@ cdef int _status(const unsigned char* line, size_t length) noexcept nogil:
     return status
 
 
-def parse_head(bytes data not None, size_t start=0):
+cpdef object parse_head(bytes data, size_t start=0):
+    if data is None:
+        raise TypeError("data must be bytes")
     cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(data)
     cdef size_t length = PyBytes_GET_SIZE(data)
     cdef size_t at = start
@@ -215,7 +217,9 @@ cdef class BodyReader:
             self.left = length
             self.complete = length == 0
 
-    def feed(self, bytes data not None, size_t start=0):
+    cpdef bytes feed(self, bytes data, size_t start=0):
+        if data is None:
+            raise TypeError("data must be bytes")
         cdef size_t length = PyBytes_GET_SIZE(data)
         if start > length:
             raise ValueError(f"start {start} of {length} bytes")

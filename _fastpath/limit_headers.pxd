@@ -1,5 +1,7 @@
 # What a client is told of its limits, x-ratelimit-*: read from the buckets and written as text in one call.
-from _fastpath.token_bucket cimport TokenBuckets
+from libc.stdint cimport uint64_t
+
+from _fastpath.token_bucket cimport LimitSet, TokenBuckets
 
 cdef struct Tightest:             # of the limits that share a name: the one with the least left
     bint known
@@ -7,5 +9,6 @@ cdef struct Tightest:             # of the limits that share a name: the one wit
     double burst
     double seconds                # until it is full again
 
+cpdef list limit_headers(TokenBuckets buckets, LimitSet limits, uint64_t now)
 cdef str _decimal(double value)
 cdef str _seconds(double value)

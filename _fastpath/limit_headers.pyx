@@ -21,7 +21,9 @@ cdef str _seconds(double value):
     return f"{milliseconds // 1000}.{rest // 100}{rest // 10 % 10}{rest % 10}s"
 
 
-def limit_headers(TokenBuckets buckets not None, LimitSet limits not None, uint64_t now):
+cpdef list limit_headers(TokenBuckets buckets, LimitSet limits, uint64_t now):
+    if buckets is None or limits is None:
+        raise TypeError("buckets and limits must be there")
     cdef Tightest found[2]
     cdef Tightest* one
     cdef Bucket* bucket

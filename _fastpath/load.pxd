@@ -44,6 +44,8 @@ cdef class Load:
     cdef uint64_t capacity
     cdef long own                 # row of this process, -1: it only reads
 
+    cpdef object first_token(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens)
+    cpdef object release(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, int64_t decode_tokens)
     cdef int charge_cell(self, uint64_t slot, uint64_t generation, int64_t prefill, int64_t decode) noexcept nogil
     cdef LoadSum sum(self, uint64_t slot, uint64_t generation) noexcept nogil
     cdef const EngineMetrics* fresh_metrics(self, uint64_t slot, uint64_t generation, double now, double stale_after) noexcept nogil

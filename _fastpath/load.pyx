@@ -76,7 +76,7 @@ cdef class Load:
         self.charge_cell(slot, generation, prefill_tokens, decode_tokens)
         return True
 
-    def first_token(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens):
+    cpdef object first_token(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens):
         self._check(slot)
         cdef LoadCell* cell = &self.cells[<uint64_t>self.own * self.capacity + slot]
         if atomic_load_u64(&cell.generation) != generation:
@@ -101,7 +101,7 @@ cdef class Load:
         cdef LoadSum total = self.sum(slot, generation)
         return (total.spent_tokens, total.spent_seconds)
 
-    def release(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, int64_t decode_tokens):
+    cpdef object release(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, int64_t decode_tokens):
         self._check(slot)
         cdef LoadCell* cell = &self.cells[<uint64_t>self.own * self.capacity + slot]
         if atomic_load_u64(&cell.generation) != generation or cell.in_flight <= 0:

@@ -5,6 +5,13 @@ cdef enum:
     FIXED_BYTES = 1024            # names of all fields, and the longest numbers
     ESCAPED_BYTES = 6             # of one byte of text: \u001f
 
+cpdef bytes request_line(
+    str timestamp, str request_id, str path, int64_t status, str operation, str model,
+    str route, str server, str pod, bint stream, double duration, double first_byte, double overhead, int64_t attempts,
+    int64_t bytes_in, int64_t bytes_out, double match_ratio, tuple usage, int64_t prompt_tokens, int64_t output_tokens,
+    bint cancelled, str error_code, str error_source, str error_message, str tenant,
+    str refusal, double waited, bytes decision=*,
+)
 cdef uint8_t* _raw(uint8_t* at, const char* text, size_t length) noexcept nogil
 cdef uint8_t* _whole(uint8_t* at, int64_t value) noexcept nogil
 cdef uint8_t* _thousandths(uint8_t* at, double value) noexcept nogil

@@ -94,20 +94,26 @@ cdef size_t _bytes_of(str text) except? 0:
     return size * ESCAPED_BYTES + 2
 
 
-def request_line(
-    str timestamp not None, str request_id not None, str path not None, int64_t status, str operation not None, str model not None,
+cpdef bytes request_line(
+    str timestamp, str request_id, str path, int64_t status, str operation, str model,
     str route, str server, str pod, bint stream, double duration, double first_byte, double overhead, int64_t attempts,
     int64_t bytes_in, int64_t bytes_out, double match_ratio, tuple usage, int64_t prompt_tokens, int64_t output_tokens,
-    bint cancelled, str error_code not None, str error_source not None, str error_message not None, str tenant not None,
-    str refusal not None, double waited, bytes decision not None=b"",
+    bint cancelled, str error_code, str error_source, str error_message, str tenant,
+    str refusal, double waited, bytes decision=b"",
 ):
-    cdef size_t most = FIXED_BYTES + PyBytes_GET_SIZE(decision)
+    cdef size_t most = FIXED_BYTES
     cdef uint8_t* start
     cdef uint8_t* at
     cdef bytes line
     cdef int64_t tokens_in, tokens_out, cached
-    for text in (timestamp, request_id, path, operation, model, route, server, pod, error_code, error_source, error_message,
-                 tenant, refusal):
+    for text in (timestamp, request_id, path, operation, model, error_code, error_source, error_message, tenant, refusal):
+        if text is None:
+            raise TypeError("only route, server and pod may be None")
+        most += _bytes_of(text)
+    if decision is None:
+        raise TypeError("decision may be empty, not None")
+    most += PyBytes_GET_SIZE(decision)
+    for text in (route, server, pod):
         most += _bytes_of(text)
     line = PyBytes_FromStringAndSize(NULL, most)
     start = at = <uint8_t*>PyBytes_AS_STRING(line)

@@ -71,3 +71,5 @@ cdef class Scan:
     cdef readonly size_t prompt_end
     cdef readonly bint prompt_is_tokens
     cdef readonly size_t prompt_tokens
+
+cpdef object scan(bytes body, size_t depth=*, size_t members=*, size_t digits=*, Forbidden forbidden=*)

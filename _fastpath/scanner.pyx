@@ -335,7 +335,9 @@ cdef inline int _prompt(const State* state, const Span* spans) noexcept nogil:
     return -1 if _is_null(state, &spans[QUERY]) else QUERY
 
 
-def scan(bytes body not None, size_t depth=64, size_t members=10000, size_t digits=40, Forbidden forbidden=None):
+cpdef object scan(bytes body, size_t depth=64, size_t members=10000, size_t digits=40, Forbidden forbidden=None):
+    if body is None:
+        raise TypeError("body must be bytes")
     cdef State state
     cdef Cut cuts[MOST_FORBIDDEN]
     cdef Scan found = Scan.__new__(Scan)

@@ -96,6 +96,10 @@ cdef class Scheduler:
     cdef uint64_t random_state
     cdef long due                 # position of the endpoint that this request should probe, -1 for none
 
+    cpdef object decide(self, Pool pool, Policy policy, BlockHashes hashes, int64_t prompt_tokens, int64_t output_tokens, double now,
+                        uint32_t role=*, excluded=*, bint dry=*, uint64_t session=*, bint learn=*, uint64_t adapter=*, adjustments=*)
+    cpdef object release(self, Pool pool, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens)
+    cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens)
     cdef double _random(self) noexcept nogil
     cdef size_t _leave_out(self, Pool pool, size_t candidates) noexcept nogil
     cdef double _crowding(self, Pool pool) noexcept nogil

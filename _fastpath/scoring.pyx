@@ -512,9 +512,11 @@ cdef class Scheduler:
         else:
             self.prefixes.learn_blocks(hashes, blocks, slot, now)
 
-    def decide(self, Pool pool not None, Policy policy not None, BlockHashes hashes, int64_t prompt_tokens,
+    cpdef object decide(self, Pool pool, Policy policy, BlockHashes hashes, int64_t prompt_tokens,
                int64_t output_tokens, double now, uint32_t role=1, excluded=None, bint dry=False, uint64_t session=0,
                bint learn=True, uint64_t adapter=0, adjustments=None):
+        if pool is None or policy is None:
+            raise TypeError("pool and policy must be there")
         cdef size_t i, blocks = 0
         cdef const uint64_t* values = NULL
         cdef long chosen
@@ -551,12 +553,16 @@ cdef class Scheduler:
                 self._learn(values, blocks, pool.matched[chosen], c.slot, <uint32_t>now)
         return (chosen, pool.matched[chosen], uncached)
 
-    def release(self, Pool pool not None, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens):
+    cpdef object release(self, Pool pool, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens):
+        if pool is None:
+            raise TypeError("pool must be there")
         if chosen >= pool.count:
             raise IndexError(f"endpoint {chosen} of {pool.count}")
         return self.load.release(pool.candidates[chosen].slot, pool.candidates[chosen].generation, prefill_tokens, decode_tokens)
 
-    def first_token(self, Pool pool not None, size_t chosen, int64_t prefill_tokens):
+    cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens):
+        if pool is None:
+            raise TypeError("pool must be there")
         if chosen >= pool.count:
             raise IndexError(f"endpoint {chosen} of {pool.count}")
         return self.load.first_token(pool.candidates[chosen].slot, pool.candidates[chosen].generation, prefill_tokens)

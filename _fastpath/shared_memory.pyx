@@ -18,6 +18,10 @@ cdef uint64_t BUCKET_BYTES = 384
 cdef uint64_t JOURNAL_RECORD_BYTES = 208
 cdef uint64_t PREFIX_ENTRY_BYTES = 24
 cdef uint64_t COUNTER_SERIES_BYTES = 320
+cdef uint64_t FAIR_PLACES = 256
+cdef uint64_t FAIR_PLACE_BYTES = 64
+cdef uint64_t FAIR_HEAD_BYTES = 32
+cdef uint64_t FAIR_WORDS_BYTES = 2 * 8192 * 8
 
 STATES = ("starting", "serving", "draining")
 
@@ -105,6 +109,8 @@ cdef class SharedMemory:
             64 + header.counter_series * COUNTER_SERIES_BYTES + header.counter_cells * 8))
         header.health_at = _place(&end, header.slots * sizeof(uint64_t))
         header.adapters_at = _place(&end, header.slots * ADAPTER_ROW_BYTES)
+        header.fair_at = _place(&end, FAIR_PLACES * (
+            FAIR_PLACE_BYTES + header.workers * FAIR_HEAD_BYTES) + FAIR_WORDS_BYTES)
         header.size = (end + 4095) & ~<uint64_t>4095
         header.checksum = _checksum(&header)
 

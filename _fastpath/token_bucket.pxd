@@ -76,6 +76,9 @@ cdef class Journal:
     cdef readonly int refused
     cdef readonly double wait
 
+    cpdef object take(self, LimitSet limits, int64_t input_tokens, int64_t output_tokens, uint64_t now)
+    cpdef object settle(self, LimitSet limits, uint64_t handle, int64_t input_tokens, int64_t output_tokens, uint64_t now)
+    cpdef object cancel(self, uint64_t handle, uint64_t now)
     cdef int _collect_free(self) except -1
     cdef bint _is_stale(self, LimitSet limits, uint64_t i) except -1
     cdef void _give(self, const Held* entry, int64_t tokens, uint64_t now) noexcept nogil

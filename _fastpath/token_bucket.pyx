@@ -246,7 +246,9 @@ cdef class Journal:
                 self.free_count += 1
         return 0
 
-    def take(self, LimitSet limits not None, int64_t input_tokens, int64_t output_tokens, uint64_t now):
+    cpdef object take(self, LimitSet limits, int64_t input_tokens, int64_t output_tokens, uint64_t now):
+        if limits is None:
+            raise TypeError("limits must be there")
         cdef uint64_t handle, i
         cdef int64_t tokens, wait
         cdef JournalRecord* record
@@ -301,7 +303,9 @@ cdef class Journal:
             raise ValueError(f"journal record {handle} is not in use")
         return &self.records[handle]
 
-    def settle(self, LimitSet limits not None, uint64_t handle, int64_t input_tokens, int64_t output_tokens, uint64_t now):
+    cpdef object settle(self, LimitSet limits, uint64_t handle, int64_t input_tokens, int64_t output_tokens, uint64_t now):
+        if limits is None:
+            raise TypeError("limits must be there")
         cdef JournalRecord* record = self._record(handle)
         cdef uint64_t held = min(atomic_load_u64(&record.held), <uint64_t>limits.count)
         cdef int64_t used
@@ -314,7 +318,7 @@ cdef class Journal:
         self.free_records[self.free_count] = <uint32_t>handle
         self.free_count += 1
 
-    def cancel(self, uint64_t handle, uint64_t now):
+    cpdef object cancel(self, uint64_t handle, uint64_t now):
         self._give_back(self._record(handle), now)
         self.free_records[self.free_count] = <uint32_t>handle
         self.free_count += 1

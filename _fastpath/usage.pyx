@@ -31,7 +31,9 @@ cdef bint _opens_object(const uint8_t* text, size_t length) noexcept nogil:
     return at < length and text[at] == c'{'
 
 
-def scan_usage(bytes text not None):
+cpdef object scan_usage(bytes text):
+    if text is None:
+        raise TypeError("text must be bytes")
     cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(text)
     cdef size_t length = PyBytes_GET_SIZE(text)
     cdef size_t left = length - 6 if length >= 7 else 0

@@ -7,3 +7,4 @@ cdef class App:
     cdef Gate _gate
     cdef RequestIds _ids
     cdef object _started
+    cpdef _exchange(self, scope, protocol)

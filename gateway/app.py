@@ -64,15 +64,8 @@ class App:
             self._answer_directly(scope, protocol)
             return None
         header = scope.headers.get
-        return Exchange(
-            scope=scope,
-            protocol=protocol,
-            path=path,
-            operation=operation,
-            request_id=self._ids.of(header("x-request-id")),
-            started=self._clock(),
-            header=header,
-        )
+        request_id = self._ids.of(header("x-request-id"))
+        return Exchange(scope, protocol, path, operation, request_id, self._clock(), header)
 
     def _answer_directly(self, scope: Any, protocol: Any) -> None:
         code = "not_ready"

@@ -1,7 +1,7 @@
 from gateway.exchange cimport Exchange
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.scheduling.health cimport HealthNotes
-from gateway.scheduling.place cimport Placer
+from gateway.scheduling.place cimport Placer, session_of
 from gateway.upstream.retry cimport RetryBudget
 
 cdef class Dispatcher:
@@ -18,3 +18,8 @@ cdef class Dispatcher:
     cdef RetryBudget _budget
     cdef HealthNotes _health
     cpdef release(self, Exchange exchange, object error=*)
+    cpdef bint _is_placed(self, Exchange exchange) except -1
+    cpdef bint _has_room(self, Exchange exchange) except -1
+    cpdef _place(self, Exchange exchange)
+
+cpdef bytes _cache_of(Exchange exchange)

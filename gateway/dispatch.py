@@ -20,12 +20,22 @@ from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
 from gateway.scheduling.fair_queue import Waiter, weighted_tokens
 from gateway.scheduling.health import HealthNotes
-from gateway.scheduling.place import Placer, adapter_of, session_of
+from gateway.scheduling.place import Placer, adapter_of, session_named, session_of
 from gateway.scheduling.plugins import Asked, adjustments_of
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.tokens.service import PromptTokens
-from gateway.upstream.client import Answer, UpstreamClient
+from gateway.upstream.client import UpstreamClient
+from gateway.upstream.connection import Answer
 from gateway.upstream.retry import RetryBudget
+
+DEFAULT_SESSION_HEADERS = ("x-session-id",)
+"""What names a conversation where the server's scheduling does not say."""
+TIMEOUT_HEADERS = (
+    ("x-stainless-read-timeout", 1.0),  # OpenAI's and Anthropic's SDKs for Python
+    ("x-stainless-timeout", 1.0),  # those for other languages, and Anthropic's
+    ("x-envoy-expected-rq-timeout-ms", 0.001),  # an Envoy before this gateway
+)
+"""Headers in which clients say how long they wait for an answer, and the seconds that their number counts."""
 
 
 class Dispatcher:
@@ -72,7 +82,8 @@ class Dispatcher:
         failed: UpstreamError | None = None
         for attempt in range(max(1, traffic.attempts)):
             if failed is None:
-                await self._first_place(exchange)
+                if not self._is_placed(exchange):
+                    await self._wait(exchange)
             elif not await self._further_place(exchange, failed, attempt):
                 break
             exchange.sent = self._clock()
@@ -108,6 +119,7 @@ class Dispatcher:
                 correction = self._placer.correct(placement, exchange.hashes, exchange.usage, exchange.sent)
                 if correction:
                     self._metrics.corrected(placement.pool.server.name, correction)
+            self._note_session(exchange)
             self._room.move(placement.pool.server.name)
 
     async def _hash_tokens(self, exchange: Exchange) -> BlockHashes | None:
@@ -124,11 +136,11 @@ class Dispatcher:
         own = _cache_of(exchange)
         return self._placer.hash_tokens(server, found.ids, adapter, orjson.loads(own) if own else found.salt)
 
-    async def _first_place(self, exchange: Exchange) -> None:
+    def _is_placed(self, exchange: Exchange) -> bool:
+        """Whether it has an endpoint without waiting. Raises PenstockError when waiting would not help."""
         assert exchange.server is not None
         try:
-            if self._room.is_waited(exchange.server.server.name) or not self._has_room(exchange):
-                await self._wait(exchange)
+            return not self._room.is_waited(exchange.server.server.name) and self._has_room(exchange)
         except PenstockError as error:
             self._metrics.unplaced(exchange, error.code)
             raise
@@ -205,16 +217,37 @@ class Dispatcher:
         names = [(one.endpoint.name, one.endpoint.address) for one in server.endpoints]
         return adjustments_of(server.plugins, asked, names, seen)
 
+    def _place_in_turn(self, exchange: Exchange) -> None:
+        self._place(exchange)  # which is a C function, that nobody else can be given with its object
+
     async def _wait(self, exchange: Exchange) -> None:
         """In turn, until an endpoint has room. Raises QueueFull."""
         assert exchange.server is not None
         name = exchange.server.server.name
-        waiter = waiter_of(exchange, self._clock(), partial(self._place, exchange))
+        waiter = waiter_of(exchange, partial(self._place_in_turn, exchange))
+        session = self._waiting_session(exchange)
+        waiter.answered = self._room.last_answer(name, session) if session else 0.0
         try:
             await self._room.wait(name, waiter)
+        except PenstockError as error:
+            self._metrics.unplaced(exchange, error.code)
+            raise
         finally:
             exchange.waited = self._clock() - waiter.joined
-            self._metrics.waited(name, exchange.waited, waiter.outcome)
+            self._metrics.waited(name, exchange.waited, waiter)
+
+    def _waiting_session(self, exchange: Exchange) -> int:
+        """What stands for its conversation where that counts in the queue, else 0."""
+        if self._room.session_seconds <= 0 or exchange.server is None or exchange.scan is None:
+            return 0
+        names = exchange.server.server.scheduling.session_headers or DEFAULT_SESSION_HEADERS
+        return session_named(names, exchange.header, exchange.scan.prompt_cache_key)
+
+    def _note_session(self, exchange: Exchange) -> None:
+        """A conversation had its answer: its next request may go before others of its tenant."""
+        session = self._waiting_session(exchange) if exchange.first_byte and exchange.status < 400 else 0
+        if session and exchange.server is not None:
+            self._room.answered(exchange.server.server.name, session)
 
     async def _pause(self, attempt: int, interval: float) -> None:
         """The first retry goes to another endpoint at once; further ones wait, longer each time, with jitter."""
@@ -222,7 +255,7 @@ class Dispatcher:
             await asyncio.sleep(interval * 2 ** (attempt - 2) * (0.5 + self._random() / 2))
 
 
-def waiter_of(exchange: Exchange, now: float, place: Callable[[], None]) -> Waiter:
+def waiter_of(exchange: Exchange, place: Callable[[], None]) -> Waiter:
     """A request's place in the queue: its tenant's, with the priority it asks for and may have, until its client will have given up."""
     caller = exchange.caller
     weight, priority = (caller.weight, caller.priority) if caller is not None else (1.0, 0)
@@ -230,9 +263,13 @@ def waiter_of(exchange: Exchange, now: float, place: Callable[[], None]) -> Wait
     if asked is not None:
         priority = min(priority, int(asked))
     tokens = weighted_tokens(exchange.prompt_tokens, exchange.output_tokens, weight)
-    timeout = _number(exchange.header("x-stainless-read-timeout"))
-    deadline = now + timeout if timeout is not None and timeout > 0 else math.inf
-    return Waiter(exchange.tenant, priority, tokens, deadline, place)
+    return Waiter(exchange.tenant, priority, tokens, _deadline(exchange), place)
+
+
+def _deadline(exchange: Exchange) -> float:
+    """When its client will have given up, by the shortest of the timeouts that it names; the client counts from the request's start."""
+    named = [(_number(exchange.header(name)) or 0.0) * seconds for name, seconds in TIMEOUT_HEADERS]
+    return exchange.started + min((one for one in named if one > 0), default=math.inf)
 
 
 def _number(text: str | None) -> float | None:

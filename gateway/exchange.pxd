@@ -28,3 +28,4 @@ cdef class Exchange:
 cdef class RequestIds:
     cdef str _process
     cdef long long _count
+    cpdef str of(self, str sent)

@@ -1,3 +1,4 @@
+from _fastpath.scanner cimport Forbidden, scan
 from gateway.exchange cimport Exchange
 
 cdef class BodyLedger:
@@ -7,3 +8,8 @@ cdef class BodyLedger:
     cdef readonly long long held
     cpdef begin(self, Exchange exchange)
     cpdef end(self, Exchange exchange)
+    cpdef take(self, long long count)
+    cpdef give(self, long long count)
+
+cpdef check_headers(Exchange exchange, requests)
+cpdef scan_body(Exchange exchange, settings, Forbidden forbidden=*)

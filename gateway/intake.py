@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from _fastpath.scanner import Forbidden, ScanError, scan
 from gateway.admission.limits import BYTES_PER_TOKEN
+from gateway.counting import Count
 from gateway.errors import ClientError, Overloaded, RequestTimeout, TooLarge, UnsupportedMedia
 from gateway.exchange import Exchange
 from gateway.settings import Requests, Settings
@@ -34,14 +35,14 @@ class BodyLedger:
         """It has come, or never will."""
         self._arriving.pop(id(exchange), None)
 
-    def take(self, count: int) -> None:
+    def take(self, count: Count) -> None:
         """Room for so many bytes; when there is none, the body that has been on its way for longest is given up. Raises Overloaded."""
         while self.held + count > self._most:
             if not self._give_up_one():
                 raise Overloaded("This gateway holds as many request bodies as it may. Try again.", retry_after=1.0)
         self.held += count
 
-    def give(self, count: int) -> None:
+    def give(self, count: Count) -> None:
         """They were sent on, or refused."""
         self.held -= count
 
@@ -83,7 +84,11 @@ async def read_body(exchange: Exchange, requests: Requests, ledger: BodyLedger) 
     ledger.begin(exchange)
     try:
         if length is not None and length <= LARGEST_WHOLE:
-            await _read_whole(exchange, length, ledger)
+            ledger.take(length)
+            try:
+                exchange.body = await exchange.protocol()
+            finally:
+                ledger.give(length - len(exchange.body))
         else:
             await _read_pieces(exchange, length, requests, ledger)
     except (RuntimeError, OSError) as error:
@@ -91,14 +96,6 @@ async def read_body(exchange: Exchange, requests: Requests, ledger: BodyLedger) 
     finally:
         exchange.deadline = 0.0
         ledger.end(exchange)
-
-
-async def _read_whole(exchange: Exchange, length: int, ledger: BodyLedger) -> None:
-    ledger.take(length)
-    try:
-        exchange.body = await exchange.protocol()
-    finally:
-        ledger.give(length - len(exchange.body))
 
 
 async def _read_pieces(exchange: Exchange, length: int | None, requests: Requests, ledger: BodyLedger) -> None:

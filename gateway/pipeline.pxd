@@ -3,10 +3,13 @@ from gateway.deadlines cimport Deadlines
 from gateway.dispatch cimport Dispatcher
 from gateway.exchange cimport Exchange
 from gateway.identity.gate cimport Gate
-from gateway.intake cimport BodyLedger
+from _fastpath.scanner cimport Forbidden
+from gateway.intake cimport BodyLedger, check_headers, scan_body
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.reply cimport Replier
 from gateway.scheduling.place cimport Placer
+from gateway.routing.match cimport match
+from gateway.routing.split cimport split
 from gateway.waiting cimport Run
 
 cdef class Parts:
@@ -27,7 +30,7 @@ cdef class Pipeline:
     cdef Dispatcher _dispatcher
     cdef Replier _replier
     cdef readonly BodyLedger _bodies
-    cdef object _forbidden
+    cdef Forbidden _forbidden
     cdef Gate _gate
     cdef dict _exchanges
     cdef public bint draining

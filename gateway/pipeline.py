@@ -168,7 +168,8 @@ class Pipeline:
         answer = await self._dispatcher.connect(exchange)  # schedules as often as it tries
         self._let_go_of_body(exchange)  # a long stream shall not hold it
         try:
-            await self._replier.answer(exchange, answer)
+            if not self._replier.answer_at_once(exchange, answer):
+                await self._replier.answer(exchange, answer)
         finally:
             answer.close()
 
@@ -283,7 +284,8 @@ class Pipeline:
         self._dispatcher.release(exchange)
         if exchange.reservation is not None:
             if exchange.sent:
-                self._parts.limiter.settle(exchange.reservation, *_used(exchange))
+                used = _used(exchange)
+                self._parts.limiter.settle(exchange.reservation, used[0], used[1])
             else:
                 self._parts.limiter.cancel(exchange.reservation)
         now = self._parts.clock()

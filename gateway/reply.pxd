@@ -1,11 +1,20 @@
+from _fastpath.usage cimport scan_usage
+from gateway.admission.limits cimport RateLimiter
 from gateway.downstream.stream cimport ClientStream
 from gateway.downstream.usage_event cimport UsageEventFilter
 from gateway.exchange cimport Exchange
+from gateway.observability.metrics cimport RequestMetrics
 
 cdef class Replier:
     cdef object _settings, _sockets, _clock, _first_token
-    cdef object _limiter
-    cdef object _metrics
+    cdef RateLimiter _limiter
+    cdef RequestMetrics _metrics
+    cpdef bint answer_at_once(self, Exchange exchange, answer) except -1
+    cpdef _send_whole(self, Exchange exchange, answer, bytes body)
+    cpdef whole(self, Exchange exchange, long status, list headers, bytes body)
+    cpdef note(self, Exchange exchange, long long size)
+    cpdef list _headers(self, Exchange exchange, answer)
+    cpdef list _with_details(self, Exchange exchange, list headers)
 
 cdef class Tail:
     cdef object _pieces
@@ -19,7 +28,7 @@ cdef class Forwarding:
     cdef Exchange _exchange
     cdef ClientStream _stream
     cdef UsageEventFilter _hidden
-    cdef object _metrics
+    cdef RequestMetrics _metrics
     cdef long _gaps
     cdef bint _events
     cpdef take(self, bytes piece)

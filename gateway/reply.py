@@ -9,6 +9,7 @@ from collections.abc import Callable
 from _fastpath.usage import scan_usage
 from gateway import errors
 from gateway.admission.limits import RateLimiter
+from gateway.counting import Count
 from gateway.downstream.client_socket import ClientSocket, ClientSockets
 from gateway.downstream.stream import ClientStream
 from gateway.downstream.usage_event import UsageEventFilter
@@ -16,10 +17,11 @@ from gateway.errors import ClientGone, Draining, PenstockError
 from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
 from gateway.settings import Settings
-from gateway.upstream.client import Answer
+from gateway.upstream.connection import Answer
 
 LARGEST_WHOLE = 1 << 20
 """An answer of up to this many bytes is read whole before its head goes out, so that a broken one can still be an error."""
+Headers = list[tuple[str, str]]
 _TAIL_BYTES = 4096
 _UNAVAILABLE = 503
 _EVENT = b"data: {"
@@ -44,11 +46,20 @@ class Replier:
         self._clock = clock
         self._first_token = first_token
 
+    def answer_at_once(self, exchange: Exchange, answer: Answer) -> bool:
+        """Pass on an answer that came whole with its head, as most do; False when there is something to wait for. Raises ClientGone."""
+        _note_status(exchange, answer)
+        if not answer.is_complete or answer.is_event_stream:
+            return False
+        body = answer.take()
+        if body:
+            self.note(exchange, len(body))
+        self._send_whole(exchange, answer, body)
+        return True
+
     async def answer(self, exchange: Exchange, answer: Answer) -> None:
         """Pass an engine's answer on. Raises UpstreamError only while the client has seen nothing."""
-        exchange.status = answer.status
-        if answer.status == _UNAVAILABLE:
-            exchange.pushes_back = any(name.lower() == "retry-after" for name, _ in answer.headers)
+        _note_status(exchange, answer)
         if answer.is_event_stream or (answer.length is not None and answer.length > LARGEST_WHOLE):
             await self._stream(exchange, answer, b"")
             return
@@ -58,10 +69,14 @@ class Replier:
         if not answer.is_complete:
             await self._stream(exchange, answer, body)
             return
-        exchange.usage = scan_usage(body[-_TAIL_BYTES:]) if answer.status == 200 else None
-        self.whole(exchange, answer.status, self._headers(exchange, answer), body)
+        self._send_whole(exchange, answer, body)
 
-    def whole(self, exchange: Exchange, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    def _send_whole(self, exchange: Exchange, answer: Answer, body: bytes) -> None:
+        status = exchange.status
+        exchange.usage = scan_usage(body[-_TAIL_BYTES:]) if status == 200 else None
+        self.whole(exchange, status, self._headers(exchange, answer), body)
+
+    def whole(self, exchange: Exchange, status: Count, headers: Headers, body: bytes) -> None:
         """Send an answer that is complete. Raises ClientGone."""
         exchange.status = status
         exchange.responded = True
@@ -110,7 +125,7 @@ class Replier:
             stream.close()
         exchange.usage = scan_usage(way.tail.text())
 
-    def note(self, exchange: Exchange, size: int) -> None:
+    def note(self, exchange: Exchange, size: Count) -> None:
         """A piece of the answer is there; with the first one the prompt is computed."""
         now = self._clock()
         if not exchange.first_byte:
@@ -119,13 +134,13 @@ class Replier:
         exchange.last_byte = now
         exchange.bytes_out += size
 
-    def _headers(self, exchange: Exchange, answer: Answer) -> list[tuple[str, str]]:
+    def _headers(self, exchange: Exchange, answer: Answer) -> Headers:
         headers = [*answer.headers, ("x-request-id", exchange.request_id)]
         if exchange.reservation is not None:
             headers += self._limiter.headers(exchange.reservation)
         return self._with_details(exchange, headers)
 
-    def _with_details(self, exchange: Exchange, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _with_details(self, exchange: Exchange, headers: Headers) -> Headers:
         if self._settings.response_details and exchange.placement is not None:
             overhead = (exchange.sent - exchange.started - exchange.waited) * 1000
             first = ((exchange.first_byte or self._clock()) - exchange.sent) * 1000
@@ -188,6 +203,12 @@ class Tail:
     def text(self) -> bytes:
         """Up to 4 KB."""
         return b"".join(self._pieces)[-_TAIL_BYTES:]
+
+
+def _note_status(exchange: Exchange, answer: Answer) -> None:
+    exchange.status = answer.status
+    if exchange.status == _UNAVAILABLE:
+        exchange.pushes_back = any(name.lower() == "retry-after" for name, _ in answer.headers)
 
 
 def note(exchange: Exchange, error: PenstockError) -> None:

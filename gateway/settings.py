@@ -110,7 +110,11 @@ class Queue(Struct, frozen=True, kw_only=True):
     """Requests that find every endpoint of their server as full as it may be (``maxInFlight``, the filter ``least-request``)."""
 
     seconds: float = 10.0
-    """How long a request waits for room at the most, 0 for not at all; less when its client says so (``x-stainless-read-timeout``)."""
+    """How long a request waits for room at the most, 0 for not at all; less when its client says so (docs/identity.md)."""
+    session_seconds: float = 0.0
+    """For how long after its last answer a conversation (docs/identity.md) goes before others of its tenant, 0 for never."""
+    credit_tokens: float = 20_000.0
+    """Tokens (one of an answer counts as four) of its share that a tenant may have left unused and still ask for at once."""
     length: int = 1000
     """How many may wait for one server in each worker; beyond it the tenant with most waiting gives way, with 429."""
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def typed(program: str, folder: Path) -> str:
+    """What one types in ``folder`` to start ``program`` (``sys.argv[0]``) again: its name where the shell finds that, else its path."""
+    path = Path(program)
+    if path.name != "penstock" or shutil.which("penstock") is not None:
+        return "penstock"
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else program
 
 
 def log_to_stderr() -> None:

@@ -1,3 +1,4 @@
+from _fastpath.limit_headers cimport limit_headers
 from _fastpath.token_bucket cimport Journal, LimitSet, TokenBuckets
 
 cdef class Reservation:
@@ -9,3 +10,7 @@ cdef class RateLimiter:
     cdef readonly Journal _journal
     cdef object _hasher, _generation, _clock
     cdef readonly dict _sets
+    cpdef reserve(self, route, header, str tenant, long long input_tokens, long long output_tokens)
+    cpdef headers(self, Reservation reservation)
+    cpdef settle(self, Reservation reservation, long long input_tokens, long long output_tokens)
+    cpdef cancel(self, Reservation reservation)

@@ -10,6 +10,7 @@ from _fastpath.hashing import Hasher
 from _fastpath.limit_headers import limit_headers
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.token_bucket import STALE, BucketsFull, Journal, JournalFull, LimitSet, TokenBuckets
+from gateway.counting import Count
 from gateway.datastore.model import Limit, Route
 from gateway.errors import Overloaded, PenstockError, RateLimited
 
@@ -57,8 +58,8 @@ class RateLimiter:
         route: Route,
         header: Callable[[str], str | None],
         tenant: str,
-        input_tokens: int,
-        output_tokens: int,
+        input_tokens: Count,
+        output_tokens: Count,
     ) -> Reservation | None:
         """Hold the tokens at every limit of the route, or at none. Raises RateLimited."""
         if not route.limits:
@@ -82,7 +83,7 @@ class RateLimiter:
         """``x-ratelimit-*``: the tightest limit on tokens and the one on requests, as they stand now."""
         return limit_headers(self._buckets, reservation.limits, self._clock())
 
-    def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int) -> None:
+    def settle(self, reservation: Reservation, input_tokens: Count, output_tokens: Count) -> None:
         """Correct to what the engine really used."""
         self._journal.settle(reservation.limits, reservation.handle, input_tokens, output_tokens, self._clock())
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 import orjson
 
 from _fastpath.splice import splice, with_usage
 from gateway.exchange import Exchange
-from gateway.upstream.client import Answer, UpstreamClient
+from gateway.upstream.client import UpstreamClient
+from gateway.upstream.connection import Answer
 
 _PASSED_ON = ("accept", "traceparent", "tracestate", "user-agent")
 
@@ -54,11 +58,13 @@ def upstream_body(exchange: Exchange) -> bytes:
     return splice(exchange.body, scan, changes)
 
 
-async def connect(exchange: Exchange, client: UpstreamClient, forwards_authorization: bool = False) -> Answer:
-    """Send to the chosen endpoint and wait for its head."""
+def connect(
+    exchange: Exchange, client: UpstreamClient, forwards_authorization: bool = False
+) -> Coroutine[Any, Any, Answer]:
+    """Send to the chosen endpoint, and wait for its head when that is awaited: the client's own coroutine, none around it."""
     assert exchange.placement is not None
     placed = exchange.placement.placed
-    return await client.send(
+    return client.send(
         placed.endpoint,
         exchange.path,
         upstream_headers(exchange, forwards_authorization),

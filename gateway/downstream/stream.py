@@ -50,6 +50,8 @@ class ClientStream:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = transport.send_bytes
+        self._taken: type | None = None
+        """What RSGI returns for a piece that it took, once that is known."""
         self._socket = client
         self._limits = limits
         self._check_bytes = limits.check_bytes
@@ -64,8 +66,11 @@ class ClientStream:
     def send(self, piece: bytes) -> None:
         """Hand a piece over; while too much of the stream is unread, its source is paused. Raises ClientGone."""
         # not awaited: RSGI has queued it already, and says in the type of what it returns whether the client is there
-        if type(self._send(piece)).__name__ == "PyErrAwaitable":
-            raise ClientGone
+        kind = type(self._send(piece))
+        if kind is not self._taken:
+            if kind.__name__ == "PyErrAwaitable":
+                raise ClientGone
+            self._taken = kind
         size = len(piece)
         # the chunk's size in hexadecimal, and two line ends
         self._handed_over += size + ((size.bit_length() + 3) >> 2) + 4

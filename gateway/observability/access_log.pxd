@@ -1,3 +1,4 @@
+from _fastpath.log_line cimport request_line
 from gateway.exchange cimport Exchange
 
 cdef class AccessLog:
@@ -12,3 +13,6 @@ cdef class Timestamps:
     cdef long long _second, _milliseconds
     cdef str _seconds, _text
     cpdef str of(self, double wall)
+
+cpdef bytes line(Exchange exchange, double now, double wall, Timestamps stamps)
+cpdef str _shown(str text)

@@ -128,4 +128,4 @@ def line(exchange: Exchange, now: float, wall: float, stamps: Timestamps) -> byt
 def _shown(text: str) -> str:
     """A client's text as a log may hold it: no control characters, which a terminal would obey, and not too long."""
     cut = text[:_LONGEST_VALUE]
-    return cut if cut.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in cut)
+    return cut if cut.isprintable() else "".join([one if one.isprintable() else "\ufffd" for one in cut])

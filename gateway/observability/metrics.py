@@ -9,7 +9,9 @@ from math import nan
 
 from _fastpath.counters import Counters
 from _fastpath.shared_memory import SharedMemory
+from gateway.counting import Count
 from gateway.exchange import Exchange
+from gateway.scheduling.fair_queue import Waiter
 
 REQUEST_SECONDS = (
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68,
@@ -20,6 +22,7 @@ FIRST_TOKEN_SECONDS = (
 TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 SCHEDULE_SECONDS = (0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.01)
+POSITIONS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 
 Family = tuple[str, tuple[str, ...], tuple[float, ...]]
@@ -45,6 +48,8 @@ FAMILIES: tuple[Family, ...] = (
     ("penstock_prompts_tokenised_total", ("server", "outcome"), ()),
     ("penstock_prefix_corrections_total", ("server", "reason"), ()),
     ("penstock_plugin_errors_total", ("plugin", "kind"), ()),
+    ("penstock_queue_position", ("server",), POSITIONS),
+    ("penstock_queue_estimated_wait_seconds", ("server",), REQUEST_SECONDS),
 )
 HELP = {
     "penstock_requests_total": "Requests by outcome; code 499 is a client that left.",
@@ -65,6 +70,8 @@ HELP = {
     "penstock_prompts_tokenised_total": "Prompts for servers that match by token; any outcome but `tokens` was matched by text.",
     "penstock_prefix_corrections_total": "Answers with much fewer cached tokens than expected; the reason is evicted or uncached.",
     "penstock_plugin_errors_total": "What scheduling plugins did wrong, each passed over; the kind is load, filter or score.",
+    "penstock_queue_position": "How many of the same worker were before a request that had to wait, when it came.",
+    "penstock_queue_estimated_wait_seconds": "What a request that had to wait was expected to wait when it came; 0 while nothing is known.",
     "penstock_client_retries_total": "Requests that their SDK called a retry.",
     "penstock_upstream_ejections_total": "Endpoints that were left alone, by their last failure: an error's code, or `status_503`.",
 }
@@ -166,14 +173,20 @@ class RequestMetrics:
             series = self._gaps[key] = self._series("penstock_inter_token_latency_seconds", *key)
         return series
 
-    def gap(self, series: int, seconds: float) -> None:
+    def gap(self, series: Count, seconds: float) -> None:
         """Count the time between two pieces of a stream."""
-        self._counters.record(((series, seconds),))
+        self._counters.add(series, seconds)
 
-    def waited(self, server: str, seconds: float, outcome: str) -> None:
+    def waited(self, server: str, seconds: float, waiter: Waiter) -> None:
         """Count a request that waited for an endpoint with room, however that ended."""
-        duration = self._series("penstock_queue_duration_seconds", server, outcome)
-        self._counters.record(((duration, seconds),))
+        series = self._series
+        self._counters.record(
+            (
+                (series("penstock_queue_duration_seconds", server, waiter.outcome), seconds),
+                (series("penstock_queue_position", server), waiter.position),
+                (series("penstock_queue_estimated_wait_seconds", server), waiter.estimate),
+            )
+        )
 
     def unplaced(self, exchange: Exchange, reason: str) -> None:
         """Count a request for which there was no endpoint."""

@@ -78,10 +78,12 @@ def match(routes: Routes, model: str, path: str, headers: Headers) -> Matched | 
     """The first rule that matches, None when there is none."""
     is_adapter = model not in routes.by_model
     candidates = routes.by_adapter.get(model, ()) if is_adapter else routes.by_model[model]
+    route: CompiledRoute
+    compiled: CompiledRule
     for route in candidates:
-        for rule in route.rules:
-            if rule.matches(model, path, headers):
-                return Matched(route, rule.rule, is_adapter)
+        for compiled in route.rules:
+            if compiled.matches(model, path, headers):
+                return Matched(route, compiled.rule, is_adapter)
     return None
 
 

@@ -7,3 +7,6 @@ cdef class HealthNotes:
     cdef RequestMetrics _metrics
     cpdef answers(self, Exchange exchange)
     cpdef over(self, Exchange exchange, Placement placement, object error)
+    cpdef _note(self, Exchange exchange, Placement placement, long outcome, error)
+
+cpdef outcome_of(Exchange exchange)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from _fastpath.health import EVENTS, OUTCOMES
+from gateway.counting import Count
 from gateway.errors import UpstreamError
 from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
@@ -35,7 +36,7 @@ class HealthNotes:
         outcome = outcome_of(exchange) if error is None else FAILED if error.is_engines_fault else NEUTRAL
         self._note(exchange, placement, outcome, error)
 
-    def _note(self, exchange: Exchange, placement: Placement, outcome: int, error: UpstreamError | None) -> None:
+    def _note(self, exchange: Exchange, placement: Placement, outcome: Count, error: UpstreamError | None) -> None:
         event = self._placer.note(placement, outcome, exchange.sent)
         if event:
             code = error.code if error is not None else exchange.error_code

@@ -1,4 +1,4 @@
-from _fastpath.hashing cimport BlockHashes
+from _fastpath.hashing cimport BlockHashes, Hasher
 from _fastpath.scanner cimport Scan
 from _fastpath.scoring cimport Scheduler
 from gateway.scheduling.pool cimport ServerPool
@@ -13,9 +13,18 @@ cdef class Placer:
     cdef Scheduler _scheduler
     cdef Hashers _hashers
     cdef object _clock, _corrections
+    cpdef hash_prompt(self, ServerPool server, bytes body, Scan found, bytes salt=*)
+    cpdef place(self, ServerPool server, BlockHashes hashes, long long prompt_tokens, long long output_tokens, tried,
+                unsigned long long session=*, bint learn=*, unsigned long long adapter=*, adjustments=*)
+    cpdef note(self, Placement placement, long outcome, double sent)
     cpdef first_token(self, Placement placement, double seconds)
     cpdef release(self, Placement placement)
 
 cdef class Hashers:
     cdef object _key
-    cdef dict _by_size
+    cdef dict _by_size, _seeds
+    cpdef _seed(self, Hasher hasher, str model, bytes salt)
+    cpdef prompt(self, bytes body, Scan found, cache, bytes salt=*)
+    cpdef Hasher _of_size(self, size_t size)
+
+cpdef session_of(ServerPool server, header, str prompt_cache_key)

@@ -11,6 +11,7 @@ from _fastpath.scanner import Scan
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import endpoint_identity
+from gateway.counting import Count
 from gateway.datastore.model import PrefixCache
 from gateway.datastore.token_seed import salted_seed, token_seed
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MEASURED_TOKENS = 512
 """A prefill of fewer tokens says more of everything else than of the engine's speed."""
+_MOST_SEEDS = 10_000
 TEXT_BLOCK = 64
 """Bytes of a block when a prompt that was to be matched by token is matched by text."""
 
@@ -85,12 +87,12 @@ class Placer:
         self,
         server: ServerPool,
         hashes: BlockHashes | None,
-        prompt_tokens: int,
-        output_tokens: int,
+        prompt_tokens: Count,
+        output_tokens: Count,
         tried: Sequence[int],
-        session: int = 0,
+        session: Count = 0,
         learn: bool = True,
-        adapter: int = 0,
+        adapter: Count = 0,
         adjustments: Sequence[float] | None = None,
     ) -> Placement:
         """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull.
@@ -197,7 +199,7 @@ class Placer:
             return corrections.answered((slot.index, slot.generation), hashes, cached)
         return ""
 
-    def note(self, placement: Placement, outcome: int, sent: float) -> int:
+    def note(self, placement: Placement, outcome: Count, sent: float) -> int:
         """Note what became of a request that went out at ``sent``: places in ``OUTCOMES`` and ``EVENTS`` of ``_fastpath.health``."""
         slot, pool = placement.placed.slot, placement.pool.pool
         assert pool.outlier is not None
@@ -218,6 +220,8 @@ class Hashers:
     def __init__(self, memory: SharedMemory) -> None:
         self._key = memory.hash_key
         self._by_size: dict[int, Hasher] = {}
+        self._seeds: dict[tuple[int, str, bytes], int] = {}
+        """Of prompts without tools, which are most: by block size, model and salt."""
 
     def prompt(self, body: bytes, found: Scan, cache: PrefixCache, salt: bytes = b"") -> BlockHashes | None:
         """Hashes of the prompt as it stands in the body; model, tools and salt are part of every hash."""
@@ -225,7 +229,10 @@ class Hashers:
             return None
         hasher = self._of_size(TEXT_BLOCK if cache.mode == "tokens" else cache.block_size)
         tools = found.span("tools")
-        seed = hasher.seed(found.model or "", body[tools[0] : tools[1]] if tools is not None else b"", salt)
+        if tools is not None:
+            seed = hasher.seed(found.model or "", body[tools[0] : tools[1]], salt)
+        else:
+            seed = self._seed(hasher, found.model or "", salt)
         return hasher.hash_text(body, found.prompt_start, found.prompt_end, seed)
 
     def tokens(self, ids: array[int], adapter: str, salt: str, block_tokens: int) -> BlockHashes:
@@ -237,7 +244,16 @@ class Hashers:
         seed = salted_seed(hasher, adapter, salt) if salt else token_seed(hasher, adapter)
         return hasher.hash_tokens(ids[: max(0, len(ids) - 1)], block_tokens, seed)
 
-    def _of_size(self, size: int) -> Hasher:
+    def _seed(self, hasher: Hasher, model: str, salt: bytes) -> int:
+        key = (hasher.block_bytes, model, salt)
+        seed: int | None = self._seeds.get(key)
+        if seed is None:
+            if len(self._seeds) >= _MOST_SEEDS:
+                self._seeds.clear()
+            seed = self._seeds[key] = hasher.seed(model, b"", salt)
+        return seed
+
+    def _of_size(self, size: Count) -> Hasher:
         hasher: Hasher | None = self._by_size.get(size)
         if hasher is None:
             hasher = self._by_size[size] = Hasher(self._key, size)
@@ -250,7 +266,12 @@ def session_of(server: ServerPool, header: Callable[[str], str | None], prompt_c
     """
     if not server.keeps_sessions:
         return 0
-    for name in server.server.scheduling.session_headers:
+    return session_named(server.server.scheduling.session_headers, header, prompt_cache_key)
+
+
+def session_named(names: tuple[str, ...], header: Callable[[str], str | None], prompt_cache_key: str | None) -> int:
+    """The same by headers of these names."""
+    for name in names:
         value = header(name)
         if value:
             return endpoint_identity(value)

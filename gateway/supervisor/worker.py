@@ -21,6 +21,7 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
+from _fastpath.fair_share import FairShare
 from _fastpath.shared_memory import STATES, SharedMemory
 from gateway.admission.limits import RateLimiter
 from gateway.app import App
@@ -87,7 +88,11 @@ class Worker:
         gate = self._keeper.gate if self._keeper is not None else None
         self._tokens = PromptTokens(settings.tokens)
         self._subscriber = Subscriber(self._replica, Path(orders.run_directory), self._note_snapshot)
-        self._room = WaitingRoom(settings.queue.length, settings.queue.seconds, time.monotonic)
+        queue = settings.queue
+        share = FairShare(self._memory, orders.index)
+        self._room = WaitingRoom(
+            queue.length, queue.seconds, time.monotonic, share, queue.session_seconds, queue.credit_tokens
+        )
         self._pipeline = Pipeline(
             Parts(
                 settings=settings,

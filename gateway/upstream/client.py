@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+from gateway.counting import Count
 from gateway.datastore.model import Endpoint, Traffic
 from gateway.deadlines import Deadlines
 from gateway.errors import UpstreamError, UpstreamTimeout
@@ -18,7 +19,6 @@ from gateway.upstream.connection import Answer, Connection
 from gateway.upstream.pool import Pool
 
 _OWN_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
-__all__ = ["Answer", "UpstreamClient"]
 
 
 class UpstreamClient:
@@ -44,29 +44,27 @@ class UpstreamClient:
         """
         head = _head(endpoint, path, headers, len(body))
         connection = self._pool.take(endpoint)
-        if connection is not None:
+        is_kept = connection is not None
+        while True:
+            answer = self._ask(connection or await self._connect(endpoint, traffic), head, body, traffic)
             try:
-                return await self._exchange(connection, head, body, traffic)
-            except UpstreamTimeout:
-                raise
-            except UpstreamError as error:
-                if not error.retryable:
+                await answer.wait_for_head()
+            except BaseException as error:
+                answer.close()
+                if not is_kept or not _was_closed(error):
                     raise
-        return await self._exchange(await self._connect(endpoint, traffic), head, body, traffic)
+                connection, is_kept = None, False
+            else:
+                return answer
 
     async def close(self) -> None:
         """Close every connection."""
         self._pool.close()
 
-    async def _exchange(self, connection: Connection, head: bytes, body: bytes, traffic: Traffic) -> Answer:
+    def _ask(self, connection: Connection, head: bytes, body: bytes, traffic: Traffic) -> Answer:
         answer = Answer(connection, traffic.timeout, traffic.idle_timeout)
         connection.wait_until(self._clock() + traffic.timeout)
         connection.send(head, body, answer)
-        try:
-            await answer.wait_for_head()
-        except BaseException:
-            answer.close()
-            raise
         return answer
 
     async def _connect(self, endpoint: Endpoint, traffic: Traffic) -> Connection:
@@ -107,6 +105,11 @@ class UpstreamClient:
         return self._tls
 
 
+def _was_closed(error: BaseException) -> bool:
+    """Whether a kept connection may have been closed before the request came."""
+    return isinstance(error, UpstreamError) and not isinstance(error, UpstreamTimeout) and error.retryable
+
+
 def _not_connected(error: OSError) -> UpstreamError:
     if error.errno in _OWN_LACKS:
         return _own_fault("The gateway can open no further connection.")
@@ -126,7 +129,7 @@ def _handshake_failed(error: ssl.SSLError) -> str:
     return f"The engine does not speak TLS as it should: {error.reason or 'unknown reason'}."
 
 
-def _head(endpoint: Endpoint, path: str, headers: str, length: int) -> bytes:
+def _head(endpoint: Endpoint, path: str, headers: str, length: Count) -> bytes:
     host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
     head = f"POST {path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\n{headers}content-length: {length}\r\n\r\n"
     return head.encode("latin-1")

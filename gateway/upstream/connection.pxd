@@ -1,4 +1,4 @@
-from _fastpath.http1 cimport BodyReader, Head
+from _fastpath.http1 cimport BodyReader, Head, parse_head
 from gateway.deadlines cimport Deadlines
 from gateway.waiting cimport Signal
 
@@ -43,5 +43,5 @@ cdef class Answer:
     cpdef overdue(self)
     cpdef _deliver(self, bytes piece)
     cpdef _take_one(self)
-    cpdef _take(self)
+    cpdef take(self)
     cpdef tuple _feed_head(self, bytes data)

@@ -218,7 +218,7 @@ class Answer:
             self.arrived.clear()
             await self.arrived
         self._patience = -1
-        return self._take()
+        return self.take()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The rest of the body as it comes. Raises UpstreamError when it breaks off, UpstreamTimeout when it stalls."""
@@ -334,7 +334,8 @@ class Answer:
             self.resume()
         return piece
 
-    def _take(self) -> bytes:
+    def take(self) -> bytes:
+        """What has come of the body and was not taken yet."""
         pieces = self._pieces
         self._unread = 0
         if self._is_paused:

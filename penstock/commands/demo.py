@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ from penstock import __version__
 from penstock.addresses import url
 from penstock.admin_client import DEFAULT_SERVER
 from penstock.options import directory_of, gateway_options, read_settings
-from penstock.process import STOP_SIGNALS
+from penstock.process import STOP_SIGNALS, typed
 
 if TYPE_CHECKING:
     from gateway.datastore.model import Endpoint
@@ -175,6 +176,7 @@ def _welcome(running: Running, folder: Path, seconds: float) -> str:
     base = url(running.settings.host, running.port)
     admin = url(running.settings.admin_host, running.admin_port)
     server = "" if admin == DEFAULT_SERVER else f" --server {admin}"
+    penstock = typed(sys.argv[0], Path.cwd())
     body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hello"}]})
     return f"""\
 penstock {__version__}: ready in {seconds:.1f} s
@@ -186,8 +188,8 @@ penstock {__version__}: ready in {seconds:.1f} s
 
 Try
   curl -N {base}/v1/chat/completions -d '{body}'
-  penstock explain {MODEL} "hello"{server}
-  penstock get endpoints{server}
+  {penstock} explain {MODEL} "hello"{server}
+  {penstock} get endpoints{server}
 
 The {ENGINES} engines are simulated: the text is canned, the timing is that of an 8B model on one H100. Ctrl-C stops everything.
 """

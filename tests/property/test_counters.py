@@ -60,6 +60,7 @@ HANDLES = st.integers(0, 24)
 
 def steps(labels: st.SearchStrategy[str]) -> st.SearchStrategy[list[tuple[Any, ...]]]:
     counting = st.one_of(
+        st.tuples(st.just("add"), HANDLES, OBSERVED),
         st.tuples(st.just("record"), st.lists(st.tuples(HANDLES, OBSERVED), max_size=6).map(tuple)),
         st.lists(st.tuples(HANDLES, OBSERVED), max_size=6).map(
             lambda row: ("record_row", tuple(handle for handle, _ in row), tuple(value for _, value in row))

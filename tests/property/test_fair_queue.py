@@ -7,21 +7,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.scheduling.fair_queue import FairQueue, Waiter
+from tests.reference.fair_share import FairShare
+from tests.reference.shared_memory import SharedMemory
 from tests.support.examples import examples
 
 FAST = settings(deadline=None, max_examples=examples(150))
 TENANTS = ("a", "b", "c")
 
 
-def waiter(tenant="a", priority=0, tokens=1.0, deadline=1e9):
-    return Waiter(tenant, priority, tokens, deadline, lambda: None)
+NOW = 1.0
+
+
+def make_queue(longest=10**6, memory=None, worker=0, credit=0.0):
+    return FairQueue(longest, FairShare(memory or SharedMemory(workers=2), worker), "s", credit)
+
+
+def waiter(tenant="a", priority=0, tokens=1.0, deadline=1e9, answered=0.0):
+    return Waiter(tenant, priority, tokens, deadline, lambda: None, answered)
 
 
 def drain(queue, most=10**6):
     """Whom it serves, in order."""
     found = []
     while len(found) < most and (one := queue.next()) is not None:
-        queue.serve(one)
+        queue.serve(one, NOW)
         found.append(one)
     return found
 
@@ -38,10 +47,10 @@ WAITERS = st.builds(
 @FAST
 @given(costs=st.dictionaries(st.sampled_from(TENANTS), st.floats(0.1, 50), min_size=2), served=st.integers(1, 120))
 def test_tenants_that_always_wait_get_equal_shares_whatever_one_request_costs(costs, served):
-    queue = FairQueue(10**6)
+    queue = make_queue()
     for tenant, cost in costs.items():
         for _ in range(int(served * max(costs.values()) / cost) + 1):
-            queue.join(waiter(tenant, tokens=cost))
+            queue.join(waiter(tenant, tokens=cost), NOW)
     paid = Counter()
     for one in drain(queue, served):
         paid[one.tenant] += one.tokens
@@ -53,11 +62,11 @@ def test_tenants_that_always_wait_get_equal_shares_whatever_one_request_costs(co
 @FAST
 @given(flood=st.integers(1, 300), late=st.integers(0, 50))
 def test_who_comes_after_a_flood_is_next_but_one(flood, late):
-    queue = FairQueue(10**6)
+    queue = make_queue()
     for _ in range(flood):
-        queue.join(waiter("flood"))
+        queue.join(waiter("flood"), NOW)
     drain(queue, late)
-    queue.join(waiter("victim"))
+    queue.join(waiter("victim"), NOW)
     order = [one.tenant for one in drain(queue)]
     assert "victim" in order[:2]
 
@@ -65,9 +74,9 @@ def test_who_comes_after_a_flood_is_next_but_one(flood, late):
 @FAST
 @given(waiters=st.lists(WAITERS, max_size=60))
 def test_a_higher_priority_goes_before_whatever_it_costs_and_within_a_tenant_nobody_overtakes(waiters):
-    queue = FairQueue(1000)
+    queue = make_queue(1000)
     for one in waiters:
-        assert queue.join(one) is None
+        assert queue.join(one, NOW) is None
     order = drain(queue)
     assert sorted(map(id, order)) == sorted(map(id, waiters))
     assert [one.priority for one in order] == sorted((one.priority for one in waiters), reverse=True)
@@ -85,24 +94,24 @@ def test_a_higher_priority_goes_before_whatever_it_costs_and_within_a_tenant_nob
     data=st.data(),
 )
 def test_it_is_bounded_and_whoever_came_in_goes_out_once(steps, longest, data):
-    queue = FairQueue(longest)
+    queue = make_queue(longest)
     there = []
     for step in steps:
         if step == "serve" and there:
             one = queue.next()
             assert one in there
             assert one.priority == max(other.priority for other in there)
-            queue.serve(one)
+            queue.serve(one, NOW)
             there.remove(one)
         elif step == "leave" and there:
             one = data.draw(st.sampled_from(there))
-            queue.leave(one)
-            queue.leave(one)
+            queue.leave(one, NOW)
+            queue.leave(one, NOW)
             there.remove(one)
         elif step == "late":
             assert set(map(id, queue.late(5.0))) == {id(one) for one in there if one.deadline <= 5.0}
         elif isinstance(step, Waiter):
-            crowded_out = queue.join(step)
+            crowded_out = queue.join(step, NOW)
             there.append(step)
             if crowded_out is not None:
                 assert len(there) == longest + 1
@@ -117,34 +126,97 @@ def test_it_is_bounded_and_whoever_came_in_goes_out_once(steps, longest, data):
 @FAST
 @given(mine=st.integers(0, 8), flood=st.integers(1, 200))
 def test_a_full_queue_makes_room_at_the_cost_of_who_has_most_waiting(mine, flood):
-    queue = FairQueue(20)
+    queue = make_queue(20)
     for _ in range(flood):
-        queue.join(waiter("flood"))
+        queue.join(waiter("flood"), NOW)
     for _ in range(mine):
-        assert queue.join(waiter("victim")) is None or flood >= 20 - mine
+        assert queue.join(waiter("victim"), NOW) is None or flood >= 20 - mine
     counts = Counter(one.tenant for one in drain(queue))
     assert counts["victim"] == mine
 
 
 def test_a_full_queue_refuses_the_newcomer_of_the_largest_tenant_and_of_a_lower_priority():
-    queue = FairQueue(2)
+    queue = make_queue(2)
     first, second = waiter("a"), waiter("b")
-    assert [queue.join(first), queue.join(second)] == [None, None]
+    assert [queue.join(first, NOW), queue.join(second, NOW)] == [None, None]
     third = waiter("a")
-    assert queue.join(third) is third
+    assert queue.join(third, NOW) is third
     low = waiter("c", priority=-1)
-    assert queue.join(low) is low
+    assert queue.join(low, NOW) is low
     high = waiter("c", priority=1)
-    assert queue.join(high) in (first, second)
+    assert queue.join(high, NOW) in (first, second)
     assert queue.next() is high
 
 
 @pytest.mark.parametrize("tenants", [5000])
 def test_of_tenants_that_are_gone_little_is_kept(tenants):
-    queue = FairQueue(10**6)
-    queue.join(waiter("stays", priority=-5))
+    queue = make_queue()
+    queue.join(waiter("stays", priority=-5), NOW)
     for number in range(tenants):
-        queue.join(waiter(f"t{number}"))
-        queue.serve(queue.next())
-    assert len(queue._paid) < 1100
-    assert len(queue._heap) < 40
+        queue.join(waiter(f"t{number}"), NOW)
+        queue.serve(queue.next(), NOW)
+    assert len(queue._line) == 1
+    assert list(queue._counts) == [-5]
+
+
+@FAST
+@given(
+    waiters=st.lists(st.tuples(WAITERS, st.integers(0, 1)), min_size=1, max_size=40),
+    order=st.randoms(use_true_random=False),
+)
+def test_the_first_of_all_workers_is_whom_one_queue_would_serve(waiters, order):
+    """Two workers, each with some of the waiters, serve in the order of one that has them all."""
+    alone, memory = make_queue(), SharedMemory(workers=2)
+    both = [make_queue(memory=memory, worker=worker) for worker in range(2)]
+    for number, (one, worker) in enumerate(waiters):
+        twin = waiter(one.tenant, one.priority, one.tokens)
+        one.place = twin.place = lambda number=number: number
+        alone.join(twin, NOW)
+        both[worker].join(one, NOW)
+    expected, found = [one.place() for one in drain(alone)], []
+    while any(map(len, both)):
+        first = [queue for queue in both if len(queue) and queue.is_first(NOW)]
+        assert first  # or nobody would ever be let in
+        queue = order.choice(first)
+        found.append(queue.next().place())
+        queue.serve(queue.next(), NOW)
+    key = {number: (-one.priority, one.tag) for number, (one, _) in enumerate(waiters)}
+    assert [key[number] for number in found] == [key[number] for number in expected]
+
+
+@FAST
+@given(
+    mine=st.lists(
+        st.tuples(st.sampled_from([0.0, 1.0, 2.0, 3.0]), st.sampled_from([1.0, 5.0])), min_size=1, max_size=12
+    ),
+    others=st.integers(0, 12),
+)
+def test_a_conversation_goes_before_others_of_its_tenant_and_before_nobody_else(mine, others):
+    plain, boosted = make_queue(), make_queue()
+    for number in range(max(len(mine), others)):
+        for queue in (plain, boosted):
+            if number < len(mine):
+                answered, tokens = mine[number]
+                queue.join(waiter("a", tokens=tokens, answered=answered if queue is boosted else 0.0), NOW)
+            if number < others:
+                queue.join(waiter("b"), NOW)
+    expected, found = drain(plain), drain(boosted)
+    assert [one.tenant for one in found] == [one.tenant for one in expected]
+    ranks = [one.answered for one in found if one.tenant == "a"]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+@FAST
+@given(flood=st.integers(20, 60), credit=st.integers(0, 8), burst=st.integers(1, 8))
+def test_a_burst_within_what_a_tenant_left_unused_goes_before_the_flood(flood, credit, burst):
+    queue = make_queue(credit=float(credit))
+    for _ in range(flood + 20):
+        queue.join(waiter("flood"), NOW)
+    drain(queue, flood)
+    for _ in range(burst):
+        queue.join(waiter("victim"), NOW)
+    order = [one.tenant for one in drain(queue)]
+    first = min(burst, credit)
+    assert order[:first] == ["victim"] * first
+    # beyond its credit it has its turn after each of the flood's
+    assert order[: first + 2 * (burst - first)].count("victim") >= burst - 1

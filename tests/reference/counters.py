@@ -74,6 +74,9 @@ class Counters:
             self.row.series[key] = Series([0] * (len(boundaries) + 1) if boundaries else [])
         return fits
 
+    def add(self, handle: int, value: float) -> None:
+        self.record(((handle, value),))
+
     def record(self, items: tuple[tuple[int, float], ...]) -> None:
         by_handle = list(self.row.series.items())
         for handle, value in items:

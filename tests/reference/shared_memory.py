@@ -34,6 +34,7 @@ FIELDS = (
     "counters_at",
     "health_at",
     "adapters_at",
+    "fair_at",
 )
 HEADER = struct.Struct(f"<{len(FIELDS)}Q")
 
@@ -108,6 +109,7 @@ def lay_out(
         "counters_at": workers * (64 + counter_series * 320 + counter_cells * 8),
         "health_at": slots * 8,
         "adapters_at": slots * 256,
+        "fair_at": 256 * (64 + workers * 32) + 2 * 8192 * 8,
     }
     end = PAGE
     for name, size in parts.items():

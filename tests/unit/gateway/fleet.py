@@ -2,6 +2,7 @@
 
 import time
 
+from _fastpath.fair_share import FairShare
 from _fastpath.load import Load
 from _fastpath.shared_memory import SharedMemory
 from gateway.admission.limits import RateLimiter
@@ -77,7 +78,7 @@ class Fleet:
                 limiter=self.limiter,
                 placer=self.placer,
                 client=self.client,
-                room=WaitingRoom(self.settings.queue.length, self.settings.queue.seconds, time.monotonic),
+                room=self.room(0),
                 metrics=metrics,
                 access_log=self.log,
                 deadlines=Deadlines(),
@@ -92,6 +93,12 @@ class Fleet:
             servers=[server or Server(SERVER)],
             endpoints=[self.endpoint(number) for number in range(endpoints)],
         )
+
+    def room(self, worker):
+        """The queues of a worker."""
+        queue = self.settings.queue
+        share = FairShare(self.memory, worker)
+        return WaitingRoom(queue.length, queue.seconds, time.monotonic, share, queue.session_seconds)
 
     def endpoint(self, number, **more):
         return Endpoint(f"default/e{number}", SERVER, f"10.0.0.{number}:8000", f"10.0.0.{number}", 8000, **more)

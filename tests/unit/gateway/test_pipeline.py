@@ -622,5 +622,21 @@ def test_a_request_may_ask_for_less_than_its_tenants_priority(allowed, asked, fo
     exchange = make_exchange(Protocol(), headers=headers)
     exchange.caller = Caller("a", weight=2.0, priority=allowed)
     exchange.prompt_tokens, exchange.output_tokens = 100, 50
-    waiter = waiter_of(exchange, 10.0, lambda: None)
+    waiter = waiter_of(exchange, lambda: None)
     assert (waiter.priority, waiter.tenant, waiter.tokens, waiter.deadline) == (found, "a", 150.0, float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-stainless-read-timeout": "5"}, 5.0),
+        ({"x-stainless-timeout": "600", "x-stainless-read-timeout": "30.5"}, 30.5),
+        ({"x-envoy-expected-rq-timeout-ms": "1500"}, 1.5),
+        ({"x-stainless-timeout": "0", "x-stainless-read-timeout": "nan"}, float("inf")),
+        ({"x-stainless-timeout": "-1"}, float("inf")),
+        ({"x-stainless-timeout": "NOT_GIVEN"}, float("inf")),
+    ],
+)
+def test_a_request_waits_no_longer_than_its_client(headers, seconds):
+    exchange = make_exchange(Protocol(), headers=headers)
+    assert waiter_of(exchange, lambda: None).deadline == exchange.started + seconds

@@ -6,7 +6,9 @@ import pytest
 
 from gateway.errors import NoEndpoint, QueueFull
 from gateway.scheduling.fair_queue import Waiter, weighted_tokens
-from gateway.scheduling.waiting_room import WaitingRoom
+from gateway.scheduling.waiting_room import GIVE_WAY_SECONDS, MOST_TENANTS, WaitingRoom
+from tests.reference.fair_share import FairShare
+from tests.reference.shared_memory import SharedMemory
 
 
 class Server:
@@ -45,8 +47,17 @@ def clock():
 
 
 @pytest.fixture
-def room(clock):
-    return WaitingRoom(longest=3, seconds=10.0, clock=clock)
+def memory():
+    return SharedMemory(workers=2)
+
+
+def make_room(memory, clock, worker=0, longest=3, seconds=10.0):
+    return WaitingRoom(longest, seconds, clock, FairShare(memory, worker), session_seconds=60.0)
+
+
+@pytest.fixture
+def room(memory, clock):
+    return make_room(memory, clock)
 
 
 async def waiting(room, *waiters):
@@ -127,8 +138,8 @@ async def test_what_will_never_come_is_not_waited_for(room):
         await task
 
 
-async def test_without_seconds_nobody_waits(clock):
-    room = WaitingRoom(longest=3, seconds=0.0, clock=clock)
+async def test_without_seconds_nobody_waits(memory, clock):
+    room = make_room(memory, clock, seconds=0.0)
     with pytest.raises(QueueFull):
         await room.wait("s", Server(1).waiter("one"))
     assert not room.is_waited("s")
@@ -153,3 +164,103 @@ async def test_it_says_when_to_come_back_from_how_fast_it_moves(room, clock):
 def test_output_weighs_more_than_input_and_a_heavy_tenants_tokens_less():
     assert weighted_tokens(100, 50, 1.0) == 300
     assert weighted_tokens(100, 50, 2.0) == 150
+
+
+class TestSeveralWorkers:
+    """What either gives back belongs to the first of all."""
+
+    @pytest.fixture
+    def rooms(self, memory, clock):
+        return [make_room(memory, clock, worker, longest=100) for worker in range(2)]
+
+    async def test_who_floods_one_worker_does_not_keep_another_tenant_waiting_in_the_next(self, rooms, clock):
+        server = Server()
+        flood = await waiting(rooms[1], *[server.waiter(f"flood {number}", tenant="flood") for number in range(20)])
+        server.places = 1
+        rooms[1].move("s")
+        (victim,) = await waiting(rooms[0], server.waiter("victim", tenant="victim"))
+        server.places = 1
+        rooms[1].move("s")  # the flood's worker gives an endpoint back, and leaves it alone
+        assert server.served == ["flood 0"]
+        await asyncio.wait_for(victim, 5)
+        assert server.served == ["flood 0", "victim"]
+        server.places = 19
+        rooms[1].move("s")
+        await asyncio.gather(*flood)
+
+    async def test_what_another_worker_does_not_take_is_kept_from_nobody(self, rooms, clock):
+        server, blind = Server(), Server()
+        (stuck,) = await waiting(rooms[0], blind.waiter("never has room", priority=1))
+        (task,) = await waiting(rooms[1], server.waiter("one"))
+        server.places = 1
+        rooms[1].move("s")
+        assert server.served == []
+        clock.now += GIVE_WAY_SECONDS
+        await asyncio.wait_for(task, 5)
+        stuck.cancel()
+        await asyncio.gather(stuck, return_exceptions=True)
+
+    async def test_a_worker_that_died_waits_for_nothing(self, rooms, memory, clock):
+        FairShare(memory, 0).show(rooms[1]._room("s").queue.server, 100, 0.0, clock())
+        assert rooms[1].is_waited("s")
+        clock.now += 0.1
+        assert not rooms[1].is_waited("s")
+        server = Server(1)
+        await rooms[1].wait("s", server.waiter("one"))
+        assert server.served == ["one"]
+
+    async def test_who_comes_where_nobody_waits_does_not_overtake_who_waits_elsewhere(self, rooms):
+        server = Server()
+        (first,) = await waiting(rooms[0], server.waiter("first"))
+        assert rooms[1].is_waited("s")
+        server.places = 1
+        (second,) = await waiting(rooms[1], server.waiter("second"))
+        await asyncio.wait_for(first, 5)
+        assert server.served == ["first"]
+        server.places = 1
+        await asyncio.wait_for(second, 5)
+        assert not rooms[0].is_waited("s")
+
+
+async def test_it_reports_who_waits_by_tenant(memory, clock):
+    room = make_room(memory, clock, longest=1000)
+    server = Server()
+    tasks = await waiting(room, *[server.waiter(str(number), tenant="flood") for number in range(5)])
+    clock.now += 1.5
+    tasks += await waiting(room, *[server.waiter(f"t{number}", tenant=f"t{number}") for number in range(30)])
+    (report,) = room.report()
+    assert (report["server"], report["waiting"], report["estimated_seconds"]) == ("s", 35, 0.0)
+    assert report["tenants"][0] == {"tenant": "flood", "waiting": 5, "longest_seconds": 1.5}
+    assert len(report["tenants"]) == MOST_TENANTS
+    assert report["waiting_of_others"] == 30 - MOST_TENANTS + 1
+    server.places = 35
+    room.move("s")
+    await asyncio.gather(*tasks)
+    assert room.report() == []
+
+
+async def test_who_waits_is_told_its_position_and_how_long_that_takes(room, clock):
+    server = Server()
+    waiters = [server.waiter(str(number)) for number in range(3)]
+    tasks = await waiting(room, *waiters)
+    assert [one.position for one in waiters] == [0, 1, 2]
+    assert [one.estimate for one in waiters] == [0.0, 0.0, 0.0]
+    for _ in range(2):
+        clock.now += 2.0
+        server.places = 1
+        room.move("s")
+    late = server.waiter("late")
+    tasks += await waiting(room, late)
+    assert (late.position, late.estimate) == (1, 2.0)
+    server.places = 2
+    room.move("s")
+    await asyncio.gather(*tasks)
+
+
+async def test_a_conversation_s_last_answer_counts_for_a_while_in_every_worker(memory, clock):
+    first, second = make_room(memory, clock), make_room(memory, clock, worker=1)
+    assert second.last_answer("s", 7) == 0.0
+    first.answered("s", 7)
+    assert (second.last_answer("s", 7), second.last_answer("t", 7), second.last_answer("s", 8)) == (100.0, 0.0, 0.0)
+    clock.now += 60.1
+    assert second.last_answer("s", 7) == 0.0

@@ -1,0 +1,1 @@
+cpdef split(rule, random)
