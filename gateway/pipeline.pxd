@@ -35,7 +35,7 @@ cdef class Pipeline:
     cpdef bint _admit(self, Exchange exchange) except -1
     cpdef _permit(self, Exchange exchange)
     cpdef _match(self, Exchange exchange)
-    cpdef _limit(self, Exchange exchange)
+    cpdef bint _limit(self, Exchange exchange) except -1
     cpdef _split(self, Exchange exchange)
     cpdef _let_go_of_body(self, Exchange exchange)
     cpdef _finish(self, Exchange exchange)

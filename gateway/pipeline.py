@@ -41,6 +41,12 @@ from gateway.waiting import Run
 from gateway.watch import Watch, leave
 from gateway.world import GatewayWorld
 
+_TURN_SECONDS = 0.001
+_MOST_TURNS = 300
+"""A request that lacks a lease looks for it so often, and is refused then."""
+_ASK_EVERY = 10
+"""Turns after which it asks once more: others may have taken what came."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -162,7 +168,8 @@ class Pipeline:
         scan_body(exchange, self._parts.settings, self._forbidden)  # what the body says; every later step reads it
         self._permit(exchange)  # before routes are looked at: a stranger to a model shall not learn whether it exists
         self._match(exchange)  # before limits, which are a route's
-        self._limit(exchange)  # before a server is chosen: a refused request must not disturb the split
+        if not self._limit(exchange):  # before a server is chosen: a refused request must not disturb the split
+            await self._await_lease(exchange)
         self._split(exchange)
         answer = await self._dispatcher.connect(exchange)  # schedules as often as it tries
         self._let_go_of_body(exchange)  # a long stream shall not hold it
@@ -235,16 +242,29 @@ class Pipeline:
         if exchange.matched is None:
             raise _unknown_model(exchange.model, world, exchange.caller)
 
-    def _limit(self, exchange: Exchange) -> None:
+    def _limit(self, exchange: Exchange) -> bool:
+        """Whether it holds what it needs of every limit; False while a lease is on its way. Raises RateLimited."""
         assert exchange.matched is not None
         route = exchange.matched.route.route
+        again = exchange.lease_turns % _ASK_EVERY != 0
         try:
             exchange.reservation = self._parts.limiter.reserve(
-                route, exchange.header, exchange.tenant, exchange.prompt_tokens, exchange.output_tokens
+                route, exchange.header, exchange.tenant, exchange.prompt_tokens, exchange.output_tokens, again
             )
         except RateLimited as refused:
+            if refused.is_awaited and exchange.lease_turns < _MOST_TURNS:
+                return False
             self._parts.metrics.limited(route.name, refused.limit)
             raise
+        return True
+
+    async def _await_lease(self, exchange: Exchange) -> None:
+        """Look again, a turn a millisecond. Raises RateLimited."""
+        while True:
+            await asyncio.sleep(_TURN_SECONDS)
+            exchange.lease_turns += 1
+            if self._limit(exchange):
+                return
 
     def _split(self, exchange: Exchange) -> None:
         assert exchange.matched is not None

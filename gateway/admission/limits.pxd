@@ -7,5 +7,5 @@ cdef class Reservation:
 cdef class RateLimiter:
     cdef TokenBuckets _buckets
     cdef readonly Journal _journal
-    cdef object _hasher, _generation, _clock
+    cdef object _names, _generation, _clock, _ring
     cdef readonly dict _sets
