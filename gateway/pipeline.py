@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from _fastpath.scanner import Forbidden
 from gateway.admission.limits import RateLimiter
+from gateway.admission.output_estimates import OutputEstimates
 from gateway.deadlines import Deadlines
 from gateway.dispatch import Dispatcher
 from gateway.downstream.client_socket import ClientSockets
@@ -26,7 +27,7 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange
 from gateway.identity.gate import Caller, Gate
-from gateway.intake import BodyLedger, check_headers, read_body, scan_body
+from gateway.intake import BodyLedger, check_headers, choices_of, read_body, scan_body
 from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.reply import Replier, estimated_output, note
@@ -96,6 +97,7 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._requests = parts.settings.requests
+        self._estimates = OutputEstimates(parts.settings.expected_output_tokens)
         self._dispatcher = Dispatcher(
             parts.placer,
             parts.client,
@@ -168,6 +170,7 @@ class Pipeline:
         scan_body(exchange, self._parts.settings, self._forbidden)  # what the body says; every later step reads it
         self._permit(exchange)  # before routes are looked at: a stranger to a model shall not learn whether it exists
         self._match(exchange)  # before limits, which are a route's
+        self._expect(exchange)  # what limits reserve and endpoints are charged with until the engine has counted
         if not self._limit(exchange):  # before a server is chosen: a refused request must not disturb the split
             await self._await_lease(exchange)
         self._split(exchange)
@@ -242,6 +245,12 @@ class Pipeline:
         if exchange.matched is None:
             raise _unknown_model(exchange.model, world, exchange.caller)
 
+    def _expect(self, exchange: Exchange) -> None:
+        assert exchange.scan is not None
+        exchange.output_tokens = self._estimates.expected(
+            _kind(exchange), exchange.scan.max_tokens, choices_of(exchange.scan)
+        )
+
     def _limit(self, exchange: Exchange) -> bool:
         """Whether it holds what it needs of every limit; False while a lease is on its way. Raises RateLimited."""
         assert exchange.matched is not None
@@ -305,6 +314,14 @@ class Pipeline:
                 self._parts.limiter.settle(exchange.reservation, *_used(exchange))
             else:
                 self._parts.limiter.cancel(exchange.reservation)
+        if (
+            exchange.usage is not None
+            and exchange.status == 200
+            and exchange.scan is not None
+            and exchange.matched is not None
+        ):
+            found = exchange.scan
+            self._estimates.learn(_kind(exchange), exchange.usage[1], found.max_tokens, choices_of(found))
         now = self._parts.clock()
         self._parts.metrics.finished(exchange, now)
         self._parts.access_log.finished(exchange, now, self._parts.wall())
@@ -312,6 +329,12 @@ class Pipeline:
             exchange.done()
         # the timer may hold on to the exchange for a second: the connection shall not wait for that
         exchange.protocol = exchange.done = None
+
+
+def _kind(exchange: Exchange) -> tuple[str, str, str]:
+    """Requests whose answers are alike: of one route, model and operation."""
+    assert exchange.matched is not None
+    return exchange.matched.route.name, exchange.model, exchange.operation.name
 
 
 def _used(exchange: Exchange) -> tuple[int, int]:

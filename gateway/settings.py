@@ -185,7 +185,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     access_log: bool = True
     """One JSON line a request on standard output."""
     expected_output_tokens: int = 256
-    """Taken for a request that names no limit, until more is learned."""
+    """Tokens that an answer is taken to have until answers of its route, model and operation were seen; each worker learns from those."""
     requests: Requests = Requests()
     queue: Queue = Queue()
     streams: Streams = Streams()
