@@ -76,7 +76,7 @@ class TestSharedLimit:
     async def test_it_is_refused_at_once_when_the_store_is_known_to_have_nothing(self, fleet):
         keeper, place, identity, _ = self.bucket(fleet)
         keeper.tell(place, identity, 1, 1 << 62, 0.0, 1.0)
-        exchange, status, headers, text = await request(fleet)
+        exchange, status, _, text = await request(fleet)
         assert (status, error(text)["code"], exchange.lease_turns) == (429, "rate_limit_exceeded", 0)
 
     async def test_it_is_refused_in_the_end_when_nobody_leases(self, fleet, monkeypatch):
