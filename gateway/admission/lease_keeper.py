@@ -158,8 +158,12 @@ class LeaseKeeper:
         """Lease until cancelled."""
         asyncio.get_running_loop().add_reader(self.bell, self._rung)
         while True:
-            self._open_and_close()
-            self._turn()
+            try:
+                self._open_and_close()
+                self._turn()
+            except Exception:
+                # the next turn may do better; without any, every shared limit would run dry
+                logger.exception("a turn of the keeper of leases failed")
             await self._pause()
 
     async def stop(self) -> None:
@@ -171,7 +175,9 @@ class LeaseKeeper:
 
     def close(self) -> None:
         """Let go of the bell."""
-        os.close(self.bell)
+        if self.bell >= 0:
+            os.close(self.bell)
+            self.bell = -1
 
     def states(self) -> list[StoreState]:
         """Every store."""
@@ -187,14 +193,16 @@ class LeaseKeeper:
         self._woken.set()
 
     async def _pause(self) -> None:
-        if self._lines:
+        if self._wanted or self._lines:
             away = any(line.book.is_away for line in self._lines.values())
             # unevenly, so that of gateways that look in step none is always the first
             seconds = _AWAY_TICK_SECONDS if away else TICK_SECONDS * (0.5 + self._random())
         else:
             seconds = None
+        # not `wait_for`: Python 3.11's takes a cancellation for an end of the wait when both come at once
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
         self._woken.clear()
 
     def _note(self) -> None:

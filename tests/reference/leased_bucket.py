@@ -52,9 +52,9 @@ class LeasedBuckets:
         return there
 
     def tell(self, index: int, identity: int, standing: int, dry_until: int, elsewhere: float, shares: float) -> None:
+        bucket = self._of(index, identity)
         if not 0 <= standing < len(STANDINGS):
             raise ValueError
-        bucket = self._of(index, identity)
         if bucket is not None:
             bucket.standing, bucket.dry_until = standing, dry_until
             bucket.elsewhere, bucket.shares = elsewhere, shares

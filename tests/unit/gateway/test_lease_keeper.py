@@ -178,3 +178,20 @@ async def test_no_store_says_why_whatever_it_is_asked():
         with pytest.raises(StoreAway, match="must name a host"):
             await call
     await store.close()
+
+
+async def test_a_turn_that_fails_is_followed_by_another(gateway, caplog, monkeypatch):
+    opened = gateway.open
+    failures = [OSError("once")]
+
+    def fails_once(address):
+        if failures:
+            raise failures.pop()
+        return opened(address)
+
+    monkeypatch.setattr(gateway.keeper, "_open_store", fails_once)
+    one = route()
+    gateway.serve(one)
+    async with running(gateway):
+        assert await gateway.admitted(one, 5.0)
+    assert "a turn of the keeper of leases failed" in caplog.text
