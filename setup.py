@@ -59,6 +59,7 @@ if TRACE:
 
 REQUEST_PATH = (
     "gateway/admission/limits.py",
+    "gateway/admission/output_estimates.py",
     "gateway/app.py",
     "gateway/connectors/direct.py",
     "gateway/deadlines.py",

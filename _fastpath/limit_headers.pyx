@@ -1,8 +1,8 @@
 from libc.math cimport floor
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from _fastpath.atomics cimport atomic_load_u64
-from _fastpath.token_bucket cimport Bucket, LimitSet, PLACE_BITS, PLACE_MASK, REQUESTS, _limits
+from _fastpath.atomics cimport atomic_load_f64, atomic_load_u64
+from _fastpath.token_bucket cimport Bucket, LimitSet, PLACE_BITS, PLACE_MASK, REQUESTS, _limits, _moment, _span
 
 cdef tuple NAMES = (
     ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
@@ -29,15 +29,17 @@ cpdef list limit_headers(TokenBuckets buckets, LimitSet limits, uint64_t now):
     cdef Bucket* bucket
     cdef uint32_t i
     cdef uint64_t state
-    cdef double span, left, interval
+    cdef double span, left, interval, elsewhere
     found[0].known = found[1].known = False
     for i in range(limits.count):
         bucket = buckets._at(limits.buckets[i])
         state = atomic_load_u64(&bucket.state)
         if state & PLACE_MASK == 0 or bucket.identity != limits.identities[i]:
             continue
-        span = max(<double>(state >> PLACE_BITS) - <double>now, 0.0)
         interval = _limits(bucket, state).interval
+        # what the store has left is there for this client as well
+        elsewhere = atomic_load_f64(&bucket.elsewhere) * interval if bucket.store != 0 else 0.0
+        span = max(_span(state, _moment(bucket, now)) - elsewhere, 0.0)
         left = (_limits(bucket, state).tolerance - span) / interval
         one = &found[limits.kinds[i] == REQUESTS]
         if not one.known or left < one.left:

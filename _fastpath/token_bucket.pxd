@@ -6,6 +6,10 @@
 # workers at the same instant, are rescaled once however many workers bring the change, and never refill a bucket. The place follows
 # from the generation: who brings the same change writes the same bytes, and who brings another writes elsewhere.
 #
+# A bucket of a limit that other gateways share (`store` is not 0) does not fill with time: its clock stands still, and what is leased for it
+# is given to it (`_fastpath/leased_bucket`). So all that can be done with a bucket is the same for both kinds. One that is as good as empty
+# has no state worth keeping.
+#
 # A full bucket has no state worth keeping: when all are taken, a full one is given to the next identity. So whoever kept the index of
 # a bucket compares the identity before it takes or gives. Place 0 means not configured; for a second after it was opened such a bucket
 # counts as not full, so that it is still there when its limits come.
@@ -18,11 +22,20 @@ cdef enum:
     PLACE_MASK = 15
     LIMITS_RING = 15
     MAXIMUM_LIMITS = 8            # of one request
+    BUCKET_SPARE = 2
 
 cdef enum Kind:
     INPUT_TOKENS = 0
     OUTPUT_TOKENS = 1
     REQUESTS = 2
+
+# Of the store that a leased bucket is filled from.
+cdef enum Standing:
+    UNASKED = 0                   # nothing has been heard of it yet
+    LEASED = 1
+    SHARED = 2                    # it is away: this gateway's share flows in
+    OPENED = 3                    # it is away: everybody is let through
+    CLOSED = 4                    # it is away: what was leased is all there is
 
 cdef struct Limits:
     uint64_t generation           # of the snapshot that brought them; an older one changes nothing
@@ -32,8 +45,32 @@ cdef struct Limits:
 cdef struct Bucket:
     uint64_t identity
     uint64_t state                # arrival time << PLACE_BITS | place of the limits in force, from 1
+    uint64_t store                # 0: fills with time; else which store leases for it, and what when that is away; as long as identity stands
     Limits limits[LIMITS_RING]    # place 1 first
-    uint64_t reserved
+    uint64_t key                  # what the store calls it
+    uint64_t standing
+    uint64_t dry_until            # monotonic nanoseconds; the store has nothing to lease before
+    uint64_t wanted               # tokens that were refused and asked for since the last look
+    double elsewhere              # tokens that the store had left
+    double shares                 # how much longer a wait is than at the whole rate
+    uint64_t spare[BUCKET_SPARE]
+
+# The moment that a leased bucket stands at, half of the clock's range: half for the fullest bucket, half for debt.
+cdef inline uint64_t _frozen() noexcept nogil:
+    return <uint64_t>1 << 57
+
+cdef inline uint64_t _moment(Bucket* bucket, uint64_t now) noexcept nogil:
+    return now if bucket.store == 0 else _frozen()
+
+# Nanoseconds from a moment until a bucket of this state is full, below 0 when it is by then. Differences are exact, where the clock itself
+# has more digits than a double.
+cdef inline double _span(uint64_t state, uint64_t moment) noexcept nogil:
+    return <double><int64_t>((state >> PLACE_BITS) - moment)
+
+# Tokens in a leased bucket.
+cdef inline double _leased(Bucket* bucket, uint64_t state) noexcept nogil:
+    cdef Limits* limits = _limits(bucket, state)
+    return (limits.tolerance - _span(state, _frozen())) / limits.interval
 
 # The limits in force; place 0 has none, and who may meet it looks first.
 cdef inline Limits* _limits(Bucket* bucket, uint64_t state) noexcept nogil:
@@ -59,7 +96,7 @@ cdef class TokenBuckets:
     cdef int64_t take(self, Bucket* bucket, int64_t tokens, uint64_t now) noexcept nogil
     cdef void give(self, Bucket* bucket, int64_t tokens, uint64_t now) noexcept nogil
     cdef Bucket* _at(self, uint64_t index) except NULL
-    cdef long _take_any(self, uint64_t word, uint64_t now, uint64_t first) noexcept nogil
+    cdef long _take_any(self, uint64_t word, uint64_t now, uint64_t first, uint64_t store, uint64_t key) noexcept nogil
 
 cdef class LimitSet:
     cdef uint32_t count
@@ -75,11 +112,13 @@ cdef class Journal:
     cdef uint64_t capacity
     cdef readonly int refused
     cdef readonly double wait
+    cdef readonly bint is_closed
 
     cpdef object take(self, LimitSet limits, int64_t input_tokens, int64_t output_tokens, uint64_t now)
     cpdef object settle(self, LimitSet limits, uint64_t handle, int64_t input_tokens, int64_t output_tokens, uint64_t now)
     cpdef object cancel(self, uint64_t handle, uint64_t now)
     cdef int _collect_free(self) except -1
+    cdef int64_t _wait_longer(self, Bucket* bucket, int64_t wait, uint64_t now) noexcept nogil
     cdef bint _is_stale(self, LimitSet limits, uint64_t i) except -1
     cdef void _give(self, const Held* entry, int64_t tokens, uint64_t now) noexcept nogil
     cdef int _give_back(self, JournalRecord* record, uint64_t now) except -1

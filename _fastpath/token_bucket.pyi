@@ -27,11 +27,14 @@ class BucketState(TypedDict):
 @final
 class TokenBuckets:
     def __init__(self, memory: SharedMemory) -> None: ...
-    def open(self, identity: int, now: int, keyed: bool = False) -> int:
+    def open(self, identity: int, now: int, keyed: bool = False, store: int = 0, key: int = 0) -> int:
         """Find or claim the bucket of a 64-bit identity; ``now`` in monotonic nanoseconds. It is full once configured.
 
         When every place is taken, one whose bucket is full is given away: a full bucket has no state. Raises BucketsFull when none
         is. A quarter of the places is not for ``keyed`` buckets, whose number clients decide.
+
+        With a ``store`` (64 bits, see ``_fastpath.leased_bucket``) it does not fill with time: it is empty once configured, and holds
+        what is leased for it; ``key`` is what the store calls it. Both are of the identity: who opens it with others changes nothing.
         """
 
     def sweep(self) -> None:
@@ -80,6 +83,13 @@ class Journal:
         :data:`STALE` when a bucket of the set was given to another identity: open it again.
 
         Raises JournalFull.
+        """
+
+    is_closed: bool
+    """Whether it is leased, and nobody may have more while its store is away."""
+    def ask(self, limits: LimitSet, input_tokens: int, output_tokens: int, now: int, again: bool = False) -> bool:
+        """After a refusal: whether the bucket is leased, and its store may have what was refused. It is asked for then, unless ``again``
+        says that it was before.
         """
 
     def settle(self, limits: LimitSet, handle: int, input_tokens: int, output_tokens: int, now: int) -> None:

@@ -2,7 +2,9 @@ cimport cython
 from libc.math cimport INFINITY, fabs
 from libc.stdlib cimport free, malloc
 
-from _fastpath.atomics cimport atomic_exchange_if_u64, atomic_load_u64, atomic_store_u64
+from _fastpath.atomics cimport (
+    atomic_add_u64, atomic_exchange_if_u64, atomic_load_f64, atomic_load_u64, atomic_store_u64,
+)
 from _fastpath.identity_table cimport (
     ATTEMPTS, TABLE_BUSY, TABLE_FULL, identity_at, identity_confirm, identity_find, identity_settle, identity_take,
     identity_take_free, identity_word,
@@ -24,6 +26,16 @@ class BucketsFull(Exception):
 
 class JournalFull(Exception):
     """More requests in flight in one worker than its journal has records."""
+
+
+# Whether nothing is lost with it: full, or, of a leased bucket, empty and not in debt.
+cdef inline bint _is_stateless(Bucket* bucket, uint64_t now) noexcept nogil:
+    cdef uint64_t state = atomic_load_u64(&bucket.state)
+    cdef double span
+    if bucket.store == 0 or state & PLACE_MASK == 0:
+        return state >> PLACE_BITS <= now
+    span = _span(state, _frozen()) - _limits(bucket, state).tolerance
+    return -_limits(bucket, state).interval < span <= 1
 
 
 cdef inline uint64_t _word(uint64_t arrival, uint64_t place) noexcept nogil:
@@ -48,22 +60,28 @@ cdef class TokenBuckets:
         return &self.buckets[index]
 
     # The lowest free place, else one whose bucket is full, claimed and not configured.
-    cdef long _take_any(self, uint64_t word, uint64_t now, uint64_t first) noexcept nogil:
+    cdef long _take_any(self, uint64_t word, uint64_t now, uint64_t first, uint64_t store, uint64_t key) noexcept nogil:
         cdef uint64_t i, before
         cdef long taken = identity_take_free(&self.identities, first, word)
         if taken == TABLE_FULL:
             for i in range(first, self.capacity):
                 before = atomic_load_u64(identity_at(&self.identities, i))
-                if (not before & 1 and atomic_load_u64(&self.buckets[i].state) >> PLACE_BITS <= now
+                if (not before & 1 and _is_stateless(&self.buckets[i], now)
                         and identity_take(&self.identities, i, before, word)):
                     taken = <long>i
                     break
         if taken >= 0:
             # also where it was free: who had it before may have been killed before this line
             atomic_store_u64(&self.buckets[taken].state, _word(now + OPENING, 0))
+            self.buckets[taken].store = store
+            self.buckets[taken].key = key
+            self.buckets[taken].dry_until = self.buckets[taken].wanted = 0
+            self.buckets[taken].elsewhere = 0
+            self.buckets[taken].shares = 1
+            atomic_store_u64(&self.buckets[taken].standing, UNASKED)
         return taken
 
-    def open(self, uint64_t identity, uint64_t now, bint keyed=False):
+    def open(self, uint64_t identity, uint64_t now, bint keyed=False, uint64_t store=0, uint64_t key=0):
         cdef uint64_t word = identity_word(identity)
         cdef long place
         cdef int attempt
@@ -71,7 +89,7 @@ cdef class TokenBuckets:
             place = identity_find(&self.identities, word)
             if place >= 0:
                 return place
-            place = self._take_any(word, now, (self.capacity + 3) // 4 if keyed else 0)
+            place = self._take_any(word, now, (self.capacity + 3) // 4 if keyed else 0, store, key)
             if place == TABLE_FULL:
                 raise BucketsFull(f"all {self.capacity} token buckets are in use: raise `shared_memory.buckets`")
             place = identity_confirm(&self.identities, place, word)
@@ -102,10 +120,11 @@ cdef class TokenBuckets:
             raise ValueError(f"a bucket that takes {tolerance / 1e9:.3g} s to fill: at most {LONGEST_FILL / 1e9:.3g} s are kept")
         cdef uint64_t state, place, next_place, arrival
         cdef Limits* limits
+        cdef double held
         while True:
             state = atomic_load_u64(&bucket.state)
             place = state & PLACE_MASK
-            arrival = 0
+            arrival = 0 if bucket.store == 0 else _frozen() + <uint64_t>tolerance
             if place != 0:
                 arrival = state >> PLACE_BITS
                 limits = _limits(bucket, state)
@@ -114,7 +133,11 @@ cdef class TokenBuckets:
                 if limits.interval == interval and limits.tolerance == tolerance:
                     limits.generation = generation
                     return
-                if arrival > now:
+                if bucket.store != 0:
+                    # what was leased is so many tokens, whatever the limits are
+                    held = _leased(bucket, state)
+                    arrival = _frozen() + <uint64_t>min(max(tolerance - held * interval, 0.0), <double>FARTHEST)
+                elif arrival > now:
                     arrival = now + <uint64_t>min(
                         <double>(arrival - now) / limits.tolerance * tolerance, <double>FARTHEST)
             next_place = 1 + generation % (LIMITS_RING - 1)
@@ -132,6 +155,7 @@ cdef class TokenBuckets:
         cdef uint64_t state, arrival, after
         cdef Limits* limits
         cdef double cost
+        now = _moment(bucket, now)
         while True:
             state = atomic_load_u64(&bucket.state)
             if state & PLACE_MASK == 0:
@@ -142,7 +166,8 @@ cdef class TokenBuckets:
                 return NEVER
             arrival = state >> PLACE_BITS
             after = max(arrival, now) + <uint64_t>(cost + 0.5)
-            if <double>(after - now) > limits.tolerance + 1:
+            if <double>(after - now) > limits.tolerance + 1 and (
+                    bucket.store == 0 or atomic_load_u64(&bucket.standing) != OPENED):
                 return <int64_t>(<double>(after - now) - limits.tolerance) + 1
             if atomic_exchange_if_u64(&bucket.state, state, _word(after, state & PLACE_MASK)):
                 return 0
@@ -150,6 +175,7 @@ cdef class TokenBuckets:
     # Above 0: tokens back. Below 0: tokens that turned out to be used as well, into debt if need be.
     cdef void give(self, Bucket* bucket, int64_t tokens, uint64_t now) noexcept nogil:
         cdef uint64_t state, arrival, after, span
+        now = _moment(bucket, now)
         while True:
             state = atomic_load_u64(&bucket.state)
             if tokens == 0 or state & PLACE_MASK == 0:
@@ -180,6 +206,7 @@ cdef class TokenBuckets:
         cdef uint64_t state = atomic_load_u64(&bucket.state)
         cdef uint64_t arrival = state >> PLACE_BITS
         cdef Limits* limits = _limits(bucket, state)
+        now = _moment(bucket, now)
         if state & PLACE_MASK == 0:
             return 0.0
         if arrival <= now:
@@ -191,6 +218,7 @@ cdef class TokenBuckets:
         cdef uint64_t state = atomic_load_u64(&bucket.state)
         cdef uint64_t arrival = state >> PLACE_BITS
         cdef Limits* limits = _limits(bucket, state)
+        now = _moment(bucket, now)
         if state & PLACE_MASK == 0:
             return None
         return {
@@ -232,6 +260,7 @@ cdef class Journal:
             raise MemoryError
         self.refused = -1
         self.wait = 0
+        self.is_closed = False
         self._collect_free()
 
     def __dealloc__(self):
@@ -275,11 +304,36 @@ cdef class Journal:
                 if wait == NEVER and self._is_stale(limits, i):
                     return STALE  # given away since we looked
                 self.refused = <int>i
+                if wait != NEVER:
+                    wait = self._wait_longer(self.buckets._at(limits.buckets[i]), wait, now)
                 self.wait = INFINITY if wait == NEVER else <double>wait * 1e-9
                 return -1
             atomic_store_u64(&record.held, i + 1)
         self.free_count -= 1
         return handle
+
+    cdef int64_t _wait_longer(self, Bucket* bucket, int64_t wait, uint64_t now) noexcept nogil:
+        cdef uint64_t dry_until
+        self.is_closed = bucket.store != 0 and atomic_load_u64(&bucket.standing) == CLOSED
+        if bucket.store == 0:
+            return wait
+        dry_until = atomic_load_u64(&bucket.dry_until)
+        wait = <int64_t>min(<double>wait * max(atomic_load_f64(&bucket.shares), 1.0), <double>FARTHEST)
+        return max(wait, <int64_t>(dry_until - now)) if dry_until > now else wait
+
+    def ask(self, LimitSet limits not None, int64_t input_tokens, int64_t output_tokens, uint64_t now, bint again=False):
+        cdef Bucket* bucket
+        cdef uint64_t i = <uint64_t>self.refused
+        cdef int64_t tokens
+        if self.refused < 0 or i >= limits.count or self.wait == INFINITY or self._is_stale(limits, i):
+            return False
+        bucket = self.buckets._at(limits.buckets[i])
+        if bucket.store == 0 or atomic_load_u64(&bucket.standing) > LEASED or atomic_load_u64(&bucket.dry_until) > now:
+            return False
+        tokens = input_tokens if limits.kinds[i] == INPUT_TOKENS else output_tokens if limits.kinds[i] == OUTPUT_TOKENS else 1
+        if not again:
+            atomic_add_u64(&bucket.wanted, <uint64_t>max(tokens, 0))
+        return True
 
     cdef bint _is_stale(self, LimitSet limits, uint64_t i) except -1:
         return self.buckets._at(limits.buckets[i]).identity != limits.identities[i]

@@ -124,6 +124,8 @@ class RateLimited(ClientError):
     retryable = True
     limit = ""
     """Name of the limit that refused."""
+    is_awaited = False
+    """Whether what lacked was asked of the store that gateways share, and may be there in a moment."""
 
 
 class NoEndpoint(PenstockError):

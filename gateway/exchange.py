@@ -104,6 +104,8 @@ class Exchange:
         """Whether whoever gets it is taken to hold its prompt from then on."""
         self.session: int = 0
         """What stands for its conversation, 0 for none."""
+        self.lease_turns: int = 0
+        """How often it has looked for tokens that are being leased."""
         self.waited: float = 0.0
         """Seconds that it waited for an endpoint with room."""
         self.decision: bytes = b""

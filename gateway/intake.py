@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from _fastpath.scanner import Forbidden, ScanError, scan
+from _fastpath.scanner import Forbidden, Scan, ScanError, scan
 from gateway.admission.limits import BYTES_PER_TOKEN
 from gateway.counting import Count
 from gateway.errors import ClientError, Overloaded, RequestTimeout, TooLarge, UnsupportedMedia
@@ -148,7 +148,12 @@ def scan_body(exchange: Exchange, settings: Settings, forbidden: Forbidden | Non
         exchange.prompt_tokens = max(1, (found.prompt_end - found.prompt_start) // BYTES_PER_TOKEN)
     expected = settings.expected_output_tokens
     each = expected if found.max_tokens < 0 else min(found.max_tokens, expected)
-    exchange.output_tokens = each * max(1, min(found.choices, 128))
+    exchange.output_tokens = each * choices_of(found)
+
+
+def choices_of(found: Scan) -> int:
+    """Answers that a request asks for at once, within bounds."""
+    return max(1, min(found.choices, 128))
 
 
 def _broke_off() -> ClientError:

@@ -1,4 +1,5 @@
 from gateway.admission.limits cimport RateLimiter
+from gateway.admission.output_estimates cimport OutputEstimates
 from gateway.deadlines cimport Deadlines
 from gateway.dispatch cimport Dispatcher
 from gateway.exchange cimport Exchange
@@ -27,6 +28,7 @@ cdef class Parts:
 cdef class Pipeline:
     cdef readonly Parts _parts
     cdef object _requests
+    cdef readonly OutputEstimates _estimates
     cdef Dispatcher _dispatcher
     cdef Replier _replier
     cdef readonly BodyLedger _bodies
@@ -38,7 +40,8 @@ cdef class Pipeline:
     cpdef bint _admit(self, Exchange exchange) except -1
     cpdef _permit(self, Exchange exchange)
     cpdef _match(self, Exchange exchange)
-    cpdef _limit(self, Exchange exchange)
+    cpdef _expect(self, Exchange exchange)
+    cpdef bint _limit(self, Exchange exchange) except -1
     cpdef _split(self, Exchange exchange)
     cpdef _let_go_of_body(self, Exchange exchange)
     cpdef _finish(self, Exchange exchange)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from _fastpath.scanner import Forbidden
 from gateway.admission.limits import RateLimiter
+from gateway.admission.output_estimates import OutputEstimates
 from gateway.deadlines import Deadlines
 from gateway.dispatch import Dispatcher
 from gateway.downstream.client_socket import ClientSockets
@@ -26,7 +27,7 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange
 from gateway.identity.gate import Caller, Gate
-from gateway.intake import BodyLedger, check_headers, read_body, scan_body
+from gateway.intake import BodyLedger, check_headers, choices_of, read_body, scan_body
 from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.reply import Replier, estimated_output, note
@@ -40,6 +41,12 @@ from gateway.upstream.client import UpstreamClient
 from gateway.waiting import Run
 from gateway.watch import Watch, leave
 from gateway.world import GatewayWorld
+
+_TURN_SECONDS = 0.001
+_MOST_TURNS = 300
+"""A request that lacks a lease looks for it so often, and is refused then."""
+_ASK_EVERY = 10
+"""Turns after which it asks once more: others may have taken what came."""
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +97,7 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._requests = parts.settings.requests
+        self._estimates = OutputEstimates(parts.settings.expected_output_tokens)
         self._dispatcher = Dispatcher(
             parts.placer,
             parts.client,
@@ -163,7 +171,9 @@ class Pipeline:
         scan_body(exchange, self._parts.settings, self._forbidden)  # what the body says; every later step reads it
         self._permit(exchange)  # before routes are looked at: a stranger to a model shall not learn whether it exists
         self._match(exchange)  # before limits, which are a route's
-        self._limit(exchange)  # before a server is chosen: a refused request must not disturb the split
+        self._expect(exchange)  # what limits reserve and endpoints are charged with until the engine has counted
+        if not self._limit(exchange):  # before a server is chosen: a refused request must not disturb the split
+            await self._await_lease(exchange)
         self._split(exchange)
         answer = await self._dispatcher.connect(exchange)  # schedules as often as it tries
         self._let_go_of_body(exchange)  # a long stream shall not hold it
@@ -237,16 +247,35 @@ class Pipeline:
         if exchange.matched is None:
             raise _unknown_model(exchange.model, world, exchange.caller)
 
-    def _limit(self, exchange: Exchange) -> None:
+    def _expect(self, exchange: Exchange) -> None:
+        assert exchange.scan is not None
+        exchange.output_tokens = self._estimates.expected(
+            _kind(exchange), exchange.scan.max_tokens, choices_of(exchange.scan)
+        )
+
+    def _limit(self, exchange: Exchange) -> bool:
+        """Whether it holds what it needs of every limit; False while a lease is on its way. Raises RateLimited."""
         assert exchange.matched is not None
         route = exchange.matched.route.route
+        again = exchange.lease_turns % _ASK_EVERY != 0
         try:
             exchange.reservation = self._parts.limiter.reserve(
-                route, exchange.header, exchange.tenant, exchange.prompt_tokens, exchange.output_tokens
+                route, exchange.header, exchange.tenant, exchange.prompt_tokens, exchange.output_tokens, again
             )
         except RateLimited as refused:
+            if refused.is_awaited and exchange.lease_turns < _MOST_TURNS:
+                return False
             self._parts.metrics.limited(route.name, refused.limit)
             raise
+        return True
+
+    async def _await_lease(self, exchange: Exchange) -> None:
+        """Look again, a turn a millisecond. Raises RateLimited."""
+        while True:
+            await asyncio.sleep(_TURN_SECONDS)
+            exchange.lease_turns += 1
+            if self._limit(exchange):
+                return
 
     def _split(self, exchange: Exchange) -> None:
         assert exchange.matched is not None
@@ -288,6 +317,14 @@ class Pipeline:
                 self._parts.limiter.settle(exchange.reservation, used[0], used[1])
             else:
                 self._parts.limiter.cancel(exchange.reservation)
+        if (
+            exchange.usage is not None
+            and exchange.status == 200
+            and exchange.scan is not None
+            and exchange.matched is not None
+        ):
+            found = exchange.scan
+            self._estimates.learn(_kind(exchange), exchange.usage[1], found.max_tokens, choices_of(found))
         now = self._parts.clock()
         self._parts.metrics.finished(exchange, now)
         self._parts.access_log.finished(exchange, now, self._parts.wall())
@@ -295,6 +332,12 @@ class Pipeline:
             exchange.done()
         # the timer may hold on to the exchange for a second: the connection shall not wait for that
         exchange.protocol = exchange.done = None
+
+
+def _kind(exchange: Exchange) -> tuple[str, str, str]:
+    """Requests whose answers are alike: of one route, model and operation."""
+    assert exchange.matched is not None
+    return exchange.matched.route.name, exchange.model, exchange.operation.name
 
 
 def _used(exchange: Exchange) -> tuple[int, int]:

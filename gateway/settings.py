@@ -76,7 +76,7 @@ class SharedMemory(Struct, frozen=True, kw_only=True):
     slots: int = 8192
     """Endpoints that can be known at once. 8,192 cost 3.4 MB and 0.4 MB a worker."""
     buckets: int = 4096
-    """Token buckets: limits times tenants. 384 bytes each."""
+    """Token buckets: limits times tenants. 448 bytes each."""
     journal_records: int = 4096
     """Requests in flight a worker that can hold reservations. 208 bytes each."""
     prefix_bytes: int = 64 << 20
@@ -141,6 +141,23 @@ class Tokens(Struct, frozen=True, kw_only=True):
     """Text of conversations, a tokenizer and worker, whose ids are remembered. A character costs about 4 bytes in all."""
 
 
+class Redis(Struct, frozen=True, kw_only=True):
+    """How limits are shared with other gateways in the Redis that a ModelRoute names (docs/limits.md)."""
+
+    username: str = ""
+    """User of Redis's access lists; the default user without one."""
+    password_file: str = ""
+    """File that holds the password alone; else the environment's ``REDIS_PASSWORD``."""
+    ca_file: str = ""
+    """PEM certificates of the authorities that Redis is verified by where its address is ``rediss://``, instead of the system's."""
+    prefix: str = "penstock"
+    """What its keys begin with: gateways with the same one share limits."""
+    timeout_seconds: float = 0.25
+    """Longest exchange; a Redis that takes longer is away, and ``onStoreFailure`` says what that means."""
+    gateways: int = 1
+    """How many gateways share a Redis that has not answered yet since this one started; later it is known."""
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """All settings of the gateway."""
 
@@ -177,13 +194,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     scheduling_plugins: str = ""
     """Filters and scores in Python beside installed ones, by spaces: ``name=module:attribute`` (docs/scheduling.md)."""
     expected_output_tokens: int = 256
-    """Taken for a request that names no limit, until more is learned."""
+    """Tokens that an answer is taken to have until answers of its route, model and operation were seen; each worker learns from those."""
     requests: Requests = Requests()
     queue: Queue = Queue()
     streams: Streams = Streams()
     identity: Identity = Identity()
     shared_memory: SharedMemory = SharedMemory()
     tokens: Tokens = Tokens()
+    redis: Redis = Redis()
 
 
 def load(
@@ -337,6 +355,10 @@ def _faults(settings: Settings) -> list[str]:
         faults.append(f"`tokens.threads` must be 1 to 64, not {settings.tokens.threads}")
     if settings.access_log_decisions > 1:
         faults.append(f"`access_log_decisions` must be 0 to 1, not {settings.access_log_decisions}")
+    if settings.redis.gateways < 1:
+        faults.append(f"`redis.gateways` must be 1 or more, not {settings.redis.gateways}")
+    if not 0.01 <= settings.redis.timeout_seconds <= 10:
+        faults.append(f"`redis.timeout_seconds` must be 0.01 to 10, not {settings.redis.timeout_seconds}")
     for name, value in _numbers(settings):
         if value < 0:
             faults.append(f"`{name}` must not be negative, not {value}")
@@ -352,8 +374,11 @@ def _faults(settings: Settings) -> list[str]:
         named_paths(settings.scheduling_plugins)
     except ValueError as error:
         faults.append(f"`scheduling_plugins`: {error}")
-    if settings.upstream_ca_file:
-        faults += _faults_of_authorities(settings.upstream_ca_file)
+    for name, file in (("upstream_ca_file", settings.upstream_ca_file), ("redis.ca_file", settings.redis.ca_file)):
+        if file:
+            faults += _faults_of_authorities(name, file)
+    if settings.redis.password_file and not os.access(settings.redis.password_file, os.R_OK):
+        faults.append(f"`redis.password_file`: {settings.redis.password_file} cannot be read")
     return faults
 
 
@@ -372,18 +397,18 @@ def _faults_of_binding(settings: Settings) -> Iterator[str]:
         )
 
 
-def _faults_of_authorities(file: str) -> list[str]:
+def _faults_of_authorities(name: str, file: str) -> list[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(file)
     except ssl.SSLError:
         pass  # no PEM, or broken: what came before the fault was loaded all the same
     except (OSError, ValueError) as error:
-        return [f"`upstream_ca_file`: {file} cannot be read: {getattr(error, 'strerror', None) or error}"]
+        return [f"`{name}`: {file} cannot be read: {getattr(error, 'strerror', None) or error}"]
     else:
         if context.cert_store_stats()["x509"]:
             return []
-    return [f"`upstream_ca_file`: {file} must hold certificates in PEM (-----BEGIN CERTIFICATE-----)"]
+    return [f"`{name}`: {file} must hold certificates in PEM (-----BEGIN CERTIFICATE-----)"]
 
 
 def _numbers(struct: Struct, before: str = "") -> Iterator[tuple[str, float]]:

@@ -149,13 +149,6 @@ class ModelRoute(Struct, frozen=True, rename="camel", omit_defaults=True, forbid
         """Fields that are set and have no effect yet. The object is valid all the same."""
         if self.spec.parent_refs:
             yield Fault("spec.parentRefs", NOT_DONE)
-        limit = self.spec.rate_limit
-        if limit is None:
-            return
-        if limit.global_ is not None:
-            yield Fault("spec.rateLimit.global.redis", f"{NOT_DONE}: each gateway keeps the limit by itself")
-        if limit.on_store_failure != "local":
-            yield Fault("spec.rateLimit.onStoreFailure", NOT_DONE)
 
 
 def _rule_faults(rule: Rule, path: str) -> Iterator[Fault]:
@@ -201,6 +194,8 @@ def _limit_faults(limit: RateLimit, path: str) -> Iterator[Fault]:
     held += sum(
         value is not None for one in limit.limits for value in (one.input_tokens, one.output_tokens, one.requests)
     )
+    if limit.on_store_failure != "local" and limit.global_ is None:
+        yield Fault(f"{path}.onStoreFailure", "has no effect without `global.redis`: name a Redis, or leave it out")
     if held > MOST_LIMITS:
         yield Fault(path, f"holds a request to {held} limits, at most {MOST_LIMITS} are kept: each amount is one")
     names = set()

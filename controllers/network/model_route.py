@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from controllers.api.meta import Condition, honoured
 from controllers.api.model_route import UNIT_SECONDS, ModelRoute, ModelRouteStatus, RateLimit, Rule, StringMatch
 from controllers.network.desired import DesiredState
 from controllers.store.store import Key, Store
 from gateway.datastore import model
+from gateway.datastore.store_states import StoreState
 
 RESOLVE_SECONDS = 5.0
-"""A route whose servers are missing is looked at again after so long."""
+"""A route whose servers are missing, or whose limits are shared, is looked at again after so long."""
 
 
 class ModelRouteReconciler:
     """Makes the desired state's route fit the object."""
 
-    def __init__(self, store: Store, desired: DesiredState) -> None:
+    def __init__(
+        self, store: Store, desired: DesiredState, limit_stores: Callable[[], Mapping[str, StoreState]] = dict
+    ) -> None:
+        """``limit_stores``: what the gateway says of the stores of shared limits, by address."""
         self._store = store
+        self._limit_stores = limit_stores
         self._desired = desired
 
     async def __call__(self, key: Key) -> float | None:
@@ -31,11 +36,10 @@ class ModelRouteReconciler:
         self._desired.put_route(translate(item))
         status = self._status(item)
         await self._store.update_status(key, status)
-        return (
-            RESOLVE_SECONDS
-            if any(condition.reason == "ModelServerNotFound" for condition in status.conditions)
-            else None
+        looked_after = any(
+            one.reason == "ModelServerNotFound" or one.type == "LimitsShared" for one in status.conditions
         )
+        return RESOLVE_SECONDS if looked_after else None
 
     def _status(self, item: ModelRoute) -> ModelRouteStatus:
         namespace, generation = item.metadata.namespace, item.metadata.generation
@@ -50,7 +54,20 @@ class ModelRouteReconciler:
             else Condition("ResolvedRefs", "True", "Resolved", f"{len(targets)} ModelServers", generation),
             honoured(item.not_built(), generation),
         ]
+        limit = item.spec.rate_limit
+        if limit is not None and limit.global_ is not None:
+            conditions.append(self._shared(limit.global_.redis.address, limit.on_store_failure, generation))
         return ModelRouteStatus(conditions, generation)
+
+    def _shared(self, address: str, failure: str, generation: int) -> Condition:
+        found = self._limit_stores().get(address)
+        if found is None:
+            return Condition("LimitsShared", "Unknown", "NotAsked", f"no gateway has asked {address} yet", generation)
+        if found.is_reachable:
+            message = f"gateways that share the limits in {address}: {found.gateways}"
+            return Condition("LimitsShared", "True", "Reachable", message, generation)
+        message = f"{address}: {found.reason}; until it answers requests are served by onStoreFailure: {failure}"
+        return Condition("LimitsShared", "False", "StoreAway", message, generation)
 
 
 def translate(item: ModelRoute) -> model.Route:
@@ -87,12 +104,16 @@ def _text(test: StringMatch) -> model.StringMatch:
 
 def _limits(spec: RateLimit) -> Iterator[model.Limit]:
     seconds = UNIT_SECONDS[spec.unit]
+    store = spec.global_.redis.address if spec.global_ is not None else ""
+    failure = spec.on_store_failure if store else "local"
     if spec.input_tokens_per_unit is not None:
         amount = float(spec.input_tokens_per_unit)
-        yield model.Limit("inputTokensPerUnit", "input", amount, seconds, amount)
+        yield model.Limit("inputTokensPerUnit", "input", amount, seconds, amount, store=store, on_store_failure=failure)
     if spec.output_tokens_per_unit is not None:
         amount = float(spec.output_tokens_per_unit)
-        yield model.Limit("outputTokensPerUnit", "output", amount, seconds, amount)
+        yield model.Limit(
+            "outputTokensPerUnit", "output", amount, seconds, amount, store=store, on_store_failure=failure
+        )
     for one in spec.limits:
         unit = UNIT_SECONDS[one.unit]
         amounts = (("input", one.input_tokens), ("output", one.output_tokens), ("requests", one.requests))
@@ -106,4 +127,6 @@ def _limits(spec: RateLimit) -> Iterator[model.Limit]:
                     burst=float(one.burst if one.burst is not None else value),
                     key=one.key.type,
                     header=one.key.header.lower(),
+                    store=store,
+                    on_store_failure=failure,
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from controllers.network.desired import DesiredState
@@ -17,6 +18,7 @@ from controllers.network.state_file import StateFile
 from controllers.runtime.queue import WorkQueue
 from controllers.runtime.reconcile import Reconciler, feed, reconcile_forever
 from controllers.store.store import Key, Store
+from gateway.datastore import store_states
 
 SYNC_SECONDS = 10.0
 _LOCK_FILE = "controllers.lock"
@@ -37,7 +39,7 @@ class Sidecar:
         self.desired = DesiredState()
         self._queue: WorkQueue[Key] = WorkQueue()
         self._reconcilers: Mapping[str, Reconciler] = {
-            "ModelRoute": ModelRouteReconciler(store, self.desired),
+            "ModelRoute": ModelRouteReconciler(store, self.desired, partial(store_states.read, run_directory)),
             "ModelServer": ModelServerReconciler(store, self.desired),
         }
 

@@ -78,6 +78,7 @@ class State:
                 for name, pool in world.servers.items()
             ],
             "endpoints": self.endpoints(),
+            "limit_stores": [msgspec.to_builtins(one) for one in self._supervisor.leases.states()],
             "objects": told.objects,
             "problems": told.problems,
             "kv_events": told.kv_events,
@@ -113,6 +114,7 @@ class State:
         rows = list(enumerate(self._rows()))
         endpoints = [(self._labels(placed.endpoint), self._endpoint(placed)) for placed in self._placed()]
         statistics = self._prefixes.statistics()
+        stores = self._supervisor.leases.states()
         scraped = [(labels, one) for labels, one in endpoints if one["scrape_age_seconds"] is not None]
         return [
             ("penstock_requests_in_flight", "Requests held now.", [({"worker": str(i)}, r["in_flight"]) for i, r in rows]),
@@ -144,6 +146,21 @@ class State:
             ("penstock_endpoint_scrape_age_seconds", "Age of the last scrape.", [(a, b["scrape_age_seconds"]) for a, b in scraped]),
             ("penstock_prefix_index_entries", "Entries of the prefix index.", [({}, statistics["entries"])]),
             ("penstock_prefix_index_evictions_total", "Entries that made room for others.", [({}, statistics["evictions"])]),
+            (
+                "penstock_limit_store_reachable",
+                "Whether the Redis of shared limits answers.",
+                [({"address": one.address}, float(one.is_reachable)) for one in stores],
+            ),
+            (
+                "penstock_limit_store_gateways",
+                "Gateways that share its limits.",
+                [({"address": one.address}, one.gateways) for one in stores],
+            ),
+            (
+                "penstock_limit_store_failures_total",
+                "Exchanges with it that failed.",
+                [({"address": address}, count) for address, count in self._supervisor.leases.failures().items()],
+            ),
             ("penstock_config_generation", "Sequence number of the snapshot.", [({}, self._supervisor.replica.world.sequence)]),
             ("penstock_build_info", "Version.", [({"version": self._version}, 1.0)]),
         ]  # fmt: skip

@@ -8,9 +8,9 @@ cdef class Reservation:
 cdef class RateLimiter:
     cdef TokenBuckets _buckets
     cdef readonly Journal _journal
-    cdef object _hasher, _generation, _clock
+    cdef object _names, _generation, _clock, _ring
     cdef readonly dict _sets
-    cpdef reserve(self, route, header, str tenant, long long input_tokens, long long output_tokens)
+    cpdef reserve(self, route, header, str tenant, long long input_tokens, long long output_tokens, bint again=*)
     cpdef headers(self, Reservation reservation)
     cpdef settle(self, Reservation reservation, long long input_tokens, long long output_tokens)
     cpdef cancel(self, Reservation reservation)

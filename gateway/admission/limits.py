@@ -6,10 +6,10 @@ import logging
 import math
 from collections.abc import Callable
 
-from _fastpath.hashing import Hasher
 from _fastpath.limit_headers import limit_headers
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.token_bucket import STALE, BucketsFull, Journal, JournalFull, LimitSet, TokenBuckets
+from gateway.admission.limit_names import LimitNames
 from gateway.counting import Count
 from gateway.datastore.model import Limit, Route
 from gateway.errors import Overloaded, PenstockError, RateLimited
@@ -17,6 +17,7 @@ from gateway.errors import Overloaded, PenstockError, RateLimited
 BYTES_PER_TOKEN = 4
 """Estimate for text that nobody has tokenised (the reference system's)."""
 _MOST_KEYS = 10_000
+_STORE_AWAY_SECONDS = 1.0
 _OTHER_KEYS = "\0others"
 
 logger = logging.getLogger(__name__)
@@ -34,13 +35,20 @@ class RateLimiter:
     """One worker's view of every route's limits."""
 
     def __init__(
-        self, memory: SharedMemory, worker: int, generation: Callable[[], int], clock: Callable[[], int]
+        self,
+        memory: SharedMemory,
+        worker: int,
+        generation: Callable[[], int],
+        clock: Callable[[], int],
+        ring: Callable[[], object] = lambda: None,
     ) -> None:
+        """``ring`` calls the keeper of leases."""
         self._buckets = TokenBuckets(memory)
         self._journal = Journal(memory, worker)
-        self._hasher = Hasher((0x50656E73746F636B, 0x6C696D697473))
+        self._names = LimitNames()
         self._generation = generation
         self._clock = clock
+        self._ring = ring
         self._sets: dict[str, dict[tuple[str, ...], LimitSet]] = {}
 
     def route_changed(self, before: Route | None, after: Route | None) -> None:
@@ -60,8 +68,12 @@ class RateLimiter:
         tenant: str,
         input_tokens: Count,
         output_tokens: Count,
+        again: bool = False,
     ) -> Reservation | None:
-        """Hold the tokens at every limit of the route, or at none. Raises RateLimited."""
+        """Hold the tokens at every limit of the route, or at none. Raises RateLimited.
+
+        A refusal that ``is_awaited`` may be none in a moment: more was asked of the store, or had been before, says ``again``.
+        """
         if not route.limits:
             return None
         keys = tuple([_key(limit, header, tenant) for limit in route.limits])
@@ -74,7 +86,10 @@ class RateLimiter:
         except JournalFull as error:
             raise _cannot_keep() from error
         if handle < 0:
-            refusal = _refusal(route.limits[self._journal.refused], self._journal.wait)
+            refusal = _refusal(route.limits[self._journal.refused], self._journal.wait, self._journal.is_closed)
+            if self._journal.ask(limits, input_tokens, output_tokens, self._clock(), again):
+                refusal.is_awaited = True
+                self._ring()
             refusal.extra_headers = tuple(limit_headers(self._buckets, limits, self._clock()))
             raise refusal
         return Reservation(limits, handle)
@@ -102,10 +117,11 @@ class RateLimiter:
     def _bucket(self, route: Route, limit: Limit, key: str) -> tuple[int, int]:
         """Place and identity of the bucket of a limit and key; one bucket for all keys that find no place of their own."""
         now = self._clock()
-        identity = self._hasher.seed(route.name, limit.name, limit.kind, key)
+        identity = self._names.identity(route.name, limit, key)
         is_keyed = key not in ("", _OTHER_KEYS)
         try:
-            bucket = self._buckets.open(identity, now, is_keyed)
+            store, name = self._names.store(limit), self._names.key(route.name, limit, key)
+            bucket = self._buckets.open(identity, now, is_keyed, store, name)
         except BucketsFull as error:
             if is_keyed:
                 return self._bucket(route, limit, _OTHER_KEYS)
@@ -127,13 +143,18 @@ def _cannot_keep() -> Overloaded:
     return Overloaded("The gateway cannot keep the limits of more requests now. Try again.", retry_after=1.0)
 
 
-def _refusal(limit: Limit, wait: float) -> RateLimited:
+def _refusal(limit: Limit, wait: float, is_closed: bool) -> RateLimited:
     what = {"input": "input tokens", "output": "output tokens", "requests": "requests"}[limit.kind]
     if math.isinf(wait):
         refusal = RateLimited(
             f"This request needs more {what} than limit `{limit.name}` can ever hold ({limit.burst:g}): make it smaller."
         )
         refusal.retryable = False
+    elif is_closed:
+        refusal = RateLimited(
+            f"Limit `{limit.name}` cannot be asked for now: its store is away. Try again in {_STORE_AWAY_SECONDS:.1f} s.",
+            retry_after=_STORE_AWAY_SECONDS,
+        )
     else:
         refusal = RateLimited(
             f"Limit `{limit.name}` of {limit.amount:g} {what} in {limit.seconds:g} s is reached. Try again in {wait:.1f} s.",

@@ -54,6 +54,9 @@ class Limit(Struct, frozen=True, omit_defaults=True, gc=False):
     burst: float
     key: Literal["route", "tenant", "header"] = "route"
     header: str = ""
+    store: str = ""
+    """Address of the Redis that gateways share it in, empty for none."""
+    on_store_failure: Literal["local", "allow", "deny"] = "local"
 
 
 class Route(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -29,8 +30,11 @@ from _fastpath.prefix_index import PrefixIndex
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots
 from _fastpath.token_bucket import Journal, TokenBuckets
-from gateway.datastore import disk
+from gateway.admission.lease_keeper import LeaseKeeper
+from gateway.admission.open_store import open_store
+from gateway.datastore import disk, store_states
 from gateway.datastore.replica import Replica
+from gateway.datastore.store_states import StoreState
 from gateway.datastore.subscriber import Subscriber
 from gateway.settings import Settings, SettingsError
 from gateway.supervisor.listeners import open_listeners
@@ -100,6 +104,8 @@ class Supervisor:
                 undo.callback(listener.close)
             undo.callback((directory / SHARED_MEMORY_FILE).unlink, missing_ok=True)
             self._make_memory()
+            undo.callback(self.leases.close)
+            self._note_stores([])
             self.subscriber = Subscriber(self.replica, directory, self._keep_snapshot)
             undo.pop_all()
 
@@ -122,6 +128,13 @@ class Supervisor:
         self._prefixes = PrefixIndex(self.memory)
         self._buckets = TokenBuckets(self.memory)
         self.replica: GatewayReplica = Replica(GatewayCompiler(self.memory, settings.workers))
+        self.leases = LeaseKeeper(
+            self._buckets,
+            partial(open_store, settings=settings.redis, environment=os.environ),
+            self._note_stores,
+            gateways=settings.redis.gateways,
+        )
+        self.replica.on_route(self.leases.route_changed)
 
     @property
     def port(self) -> int:
@@ -133,7 +146,8 @@ class Supervisor:
         """Serve until :meth:`stop`, then drain. Raises SupervisionFailed when it had to end by itself."""
         disk.restore_if_possible(self.replica, self.directory)
         keepers = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
-        tasks = [*keepers, asyncio.create_task(self.subscriber.run()), asyncio.create_task(self._watch())]
+        loops = (self.subscriber.run(), self._watch(), self.leases.run())
+        tasks = [*keepers, *(asyncio.create_task(one) for one in loops)]
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             ended, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -148,6 +162,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(stopping, *tasks, return_exceptions=True)
             await self._end_workers()
+            await self.leases.stop()
             if self._saving is not None:
                 await asyncio.gather(self._saving, return_exceptions=True)
             self.abandon()
@@ -157,6 +172,7 @@ class Supervisor:
     def abandon(self) -> None:
         """Let go of everything that the run directory and the ports hold."""
         self.subscriber.close()
+        self.leases.close()
         for listener in self.listeners:
             listener.close()
         (self.directory / _INFORMATION_FILE).unlink(missing_ok=True)
@@ -232,7 +248,7 @@ class Supervisor:
 
     async def _start(self, worker: WorkerProcess) -> None:
         listener = self.listeners[worker.index].fileno()
-        orders = Orders(worker.index, listener, self.memory.path, str(self.directory), self.settings)
+        orders = Orders(worker.index, listener, self.memory.path, str(self.directory), self.settings, self.leases.bell)
         worker.started, worker.signals = self._clock(), 0
         worker.process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -241,7 +257,7 @@ class Supervisor:
             str(os.getpid()),
             stdin=subprocess.PIPE,
             stdout=self._worker_output,
-            pass_fds=(listener,),
+            pass_fds=(listener, self.leases.bell),
             start_new_session=True,  # Ctrl-C in a terminal is for the supervisor, which drains
         )
         assert worker.process.stdin is not None
@@ -325,6 +341,12 @@ class Supervisor:
 
     def _is_running(self, worker: WorkerProcess) -> bool:
         return worker.process is not None and worker.process.returncode is None
+
+    def _note_stores(self, stores: list[StoreState]) -> None:
+        try:
+            store_states.write(self.directory, stores)
+        except OSError as error:
+            logger.warning("the state of shared limits cannot be kept on disk: %s", error)
 
     def _keep_snapshot(self) -> None:
         if self._saving is None or self._saving.done():

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -66,6 +67,8 @@ class Orders(Struct, frozen=True):
     shared_memory: str
     run_directory: str
     settings: Settings
+    bell: int
+    """Descriptor that calls the keeper of leases."""
 
 
 class Worker:
@@ -79,7 +82,8 @@ class Worker:
         metrics = RequestMetrics(self._memory, orders.index)
         plugins = Plugins(find_factories(settings.scheduling_plugins), metrics.plugin_failed)
         self._replica: GatewayReplica = Replica(GatewayCompiler(self._memory, orders.index, plugins=plugins))
-        limiter = RateLimiter(self._memory, orders.index, self._generation, time.monotonic_ns)
+        ring = partial(os.eventfd_write, orders.bell, 1)
+        limiter = RateLimiter(self._memory, orders.index, self._generation, time.monotonic_ns, ring)
         self._replica.on_route(limiter.route_changed)
         self._access_log = AccessLog(enabled=settings.access_log)
         self._deadlines = Deadlines()

@@ -174,13 +174,35 @@ def live(
             slots.drop(row, slot)
 
 
+def serve(memory: SharedMemory, row: int, start: int, end: int, bucket: int, identity: int) -> dict[str, Any]:
+    """Whole requests, a few at once: as soon as one is refused, settle one that is under way, to something else than was reserved."""
+    journal, limits, random = Journal(memory, row), LimitSet([(bucket, identity, "output")]), Random(row)
+    under_way: list[int] = []
+    used = requests = refused = 0
+    wait_until(start)
+    while monotonic_ns() < end:
+        handle = journal.take(limits, 0, 100, monotonic_ns()) if len(under_way) < 8 else -1
+        if handle >= 0:
+            under_way.append(handle)
+            continue
+        refused += 1
+        if under_way:
+            tokens = random.randint(0, 200)
+            journal.settle(limits, under_way.pop(0), 0, tokens, monotonic_ns())
+            used += tokens
+            requests += 1
+    for handle in under_way:
+        journal.cancel(handle, monotonic_ns())
+    return {"used": used, "requests": requests, "refused": refused}
+
+
 def wait_until(start: int) -> None:
     while monotonic_ns() < start:
         pass
 
 
 WORK: dict[str, Callable[..., dict[str, Any] | None]] = {
-    work.__name__: work for work in (acquire, open_buckets, hold, hammer, configure, learn, match, live)
+    work.__name__: work for work in (acquire, open_buckets, hold, hammer, serve, configure, learn, match, live)
 }
 
 

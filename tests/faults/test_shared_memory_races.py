@@ -9,6 +9,8 @@ from pathlib import Path
 from random import Random
 from time import monotonic, monotonic_ns, sleep
 
+import pytest
+
 from _fastpath.hashing import BlockHashes
 from _fastpath.load import Load
 from _fastpath.prefix_index import PrefixIndex
@@ -143,6 +145,28 @@ def test_processes_that_open_the_same_buckets_at_once_get_the_same(tmp_path):
             assert all(result["opened"] == results[0]["opened"] for result in results)
             everything.update(results[0]["opened"])
             assert len(everything) == number * count
+
+
+@pytest.mark.timeout(90)
+def test_requests_of_four_workers_use_what_one_bucket_allows_whatever_was_reserved_for_them(tmp_path):
+    memory = make_memory(tmp_path)
+    buckets = TokenBuckets(memory)
+    bucket, rate, burst, seconds = buckets.open(1000, monotonic_ns()), 50_000, 5_000, 10
+    with workers(memory) as started:
+        start = soon()
+        end = start + seconds * SECOND
+        buckets.configure(bucket, 1, rate, 1, burst, start)
+        order = {"start": start, "end": end, "bucket": bucket, "identity": 1000}
+        results = together(started, ["serve"] * WORKERS, **order)
+        finished = monotonic_ns()
+        left = buckets.available(bucket, finished)
+    used, limit = sum(result["used"] for result in results), burst + rate * seconds
+    print(
+        f"used {used} of {limit}: {used / limit - 1:+.2%}; {sum(result['requests'] for result in results)} requests, {results}"
+    )
+    # to the token: what was used, what is left, and what has flowed in since
+    assert used + left == pytest.approx(burst + rate * (finished - start) / SECOND, abs=1)
+    assert used == pytest.approx(limit, rel=0.005)
 
 
 def test_processes_that_hammer_one_bucket_are_admitted_what_its_limits_say(tmp_path):

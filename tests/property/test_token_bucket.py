@@ -7,9 +7,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from _fastpath.leased_bucket import LeasedBuckets
 from _fastpath.limit_headers import limit_headers
 from _fastpath.token_bucket import Journal, LimitSet, TokenBuckets
 from tests.property.pairs import Pair, outcome, pair
+from tests.reference import leased_bucket as reference_keeper
 from tests.reference import token_bucket as reference
 from tests.reference.limit_headers import limit_headers as plain_headers
 from tests.support.examples import examples
@@ -41,6 +43,8 @@ class TokenBucketMachine(RuleBasedStateMachine):
         self.plain = reference.TokenBuckets(self.both.plain)
         self.journals = [Journal(self.both.attach(), worker) for worker in range(WORKERS)]
         self.plain_journals = [reference.Journal(self.both.plain, worker) for worker in range(WORKERS)]
+        self.keepers = [LeasedBuckets(buckets) for buckets in self.compiled]
+        self.plain_keepers = [reference_keeper.LeasedBuckets(self.plain, BUCKETS) for _ in range(3)]
         self.open_requests = [[] for _ in range(WORKERS)]
         self.names = {}
         for bucket, identity in enumerate((100, 200, 300, 400, 500)):  # all places: one more must wait for a full one
@@ -66,6 +70,42 @@ class TokenBucketMachine(RuleBasedStateMachine):
         if isinstance(index, int):
             self.names[index] = identity
 
+    @rule(mapping=MAPPING, identity=IDENTITY, store=st.integers(1, 3), key=st.integers(0, 9))
+    def open_leased(self, mapping, identity, store, key):
+        identity += 1000
+        index = outcome(self.compiled[mapping].open, identity, self.now, False, store, key)
+        assert index == outcome(self.plain.open, identity, self.now, store, key)
+        if isinstance(index, int):
+            self.names[index] = identity
+
+    @rule(mapping=MAPPING)
+    def changed(self, mapping):
+        assert self.keepers[mapping].changed() == self.plain_keepers[mapping].changed()
+
+    @rule(mapping=MAPPING, bucket=BUCKET, identity=st.one_of(st.none(), st.none(), IDENTITY), tokens=TOKENS)
+    def grant(self, mapping, bucket, identity, tokens):
+        self.both_keep(mapping, "grant", bucket, identity or self.names.get(bucket, 0), tokens)
+
+    @rule(mapping=MAPPING, bucket=BUCKET, identity=st.one_of(st.none(), st.none(), IDENTITY), tokens=TOKENS)
+    def withdraw(self, mapping, bucket, identity, tokens):
+        self.both_keep(mapping, "withdraw", bucket, identity or self.names.get(bucket, 0), tokens)
+
+    @rule(
+        mapping=MAPPING,
+        bucket=BUCKET,
+        standing=st.integers(0, 5),
+        dry=st.integers(-(10**9), 10**9),
+        elsewhere=st.integers(0, 10**5),
+        shares=st.integers(1, 4),
+    )
+    def tell(self, mapping, bucket, standing, dry, elsewhere, shares):
+        told = (standing, self.now + dry, float(elsewhere), float(shares))
+        self.both_keep(mapping, "tell", bucket, self.names.get(bucket, 0), *told)
+
+    def both_keep(self, mapping, name, *arguments):
+        compiled, plain = self.keepers[mapping], self.plain_keepers[mapping]
+        assert outcome(getattr(compiled, name), *arguments) == outcome(getattr(plain, name), *arguments)
+
     @rule(mapping=MAPPING)
     def sweep(self, mapping):
         self.compiled[mapping].sweep()
@@ -84,8 +124,14 @@ class TokenBucketMachine(RuleBasedStateMachine):
     def settle(self, mapping, bucket, reserved, used):
         self.agree(mapping, "settle", bucket, reserved, used, self.now)
 
-    @rule(worker=st.integers(0, WORKERS - 1), limits=LIMIT_SET, input_tokens=TOKENS, output_tokens=TOKENS)
-    def take(self, worker, limits, input_tokens, output_tokens):
+    @rule(
+        worker=st.integers(0, WORKERS - 1),
+        limits=LIMIT_SET,
+        input_tokens=TOKENS,
+        output_tokens=TOKENS,
+        again=st.booleans(),
+    )
+    def take(self, worker, limits, input_tokens, output_tokens, again):
         compiled, plain = self.journals[worker], self.plain_journals[worker]
         before = [self.compiled[0].available(bucket, self.now) for bucket in range(BUCKETS)]
         limits = [(bucket, identity or self.names.get(bucket, 0), kind) for bucket, identity, kind in limits]
@@ -98,6 +144,9 @@ class TokenBucketMachine(RuleBasedStateMachine):
         if isinstance(handle, str) or handle < 0:
             assert handle == plain_handle
             assert compiled.wait == plain.wait
+            asked = compiled.ask(LimitSet(limits), input_tokens, output_tokens, self.now, again)
+            assert asked == plain.ask(plain_limits, input_tokens, output_tokens, self.now, again)
+            assert asked or compiled.is_closed == plain.is_closed
             assert before == [self.compiled[0].available(bucket, self.now) for bucket in range(BUCKETS)]
         else:
             assert plain_handle >= 0

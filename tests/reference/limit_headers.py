@@ -13,10 +13,12 @@ def limit_headers(buckets, limits, now):
         if bucket.identity != identity or not bucket.configured:
             continue
         name = "requests" if kind == "requests" else "tokens"
-        available = bucket.available(now)
+        # what the store has left is there for this client as well
+        span = max(0, bucket.arrival - bucket.moment(now) - bucket.elsewhere * bucket.interval)
+        available = (bucket.tolerance - span) / bucket.interval
         if name not in tightest or available < tightest[name][0]:
             described = buckets.describe(index, now)
-            tightest[name] = (available, described["burst"], max(0, bucket.arrival - now) * 1e-9)
+            tightest[name] = (available, described["burst"], span * 1e-9)
     found = []
     for name in ("tokens", "requests"):
         if name in tightest:

@@ -103,7 +103,7 @@ def lay_out(
         "slots_at": 64 + slots * 16 + (workers + 1) * slots,
         "load_at": workers * slots * 48,
         "metrics_at": slots * 128,
-        "buckets_at": 64 + buckets * 384,
+        "buckets_at": 64 + buckets * 448,
         "journals_at": workers * journal_records * 208,
         "prefix_at": 64 + prefix_entries * 24,
         "counters_at": workers * (64 + counter_series * 320 + counter_cells * 8),

@@ -14,6 +14,9 @@ OPENING = 1_000_000_000
 """Nanoseconds for which a bucket that was opened and not configured is not given away."""
 LONGEST_FILL = 1 << 57
 STALE = -2
+FROZEN = 1 << 57
+"""The moment that a leased bucket stands at."""
+UNASKED, LEASED, SHARED, OPENED, CLOSED = range(5)
 
 
 class BucketsFull(Exception):
@@ -39,6 +42,25 @@ class Bucket:
     interval: float = 0.0
     tolerance: float = 0.0
     arrival: int = 0
+    place: int = 0
+    """Of the limits in force, in their ring."""
+    store: int = 0
+    key: int = 0
+    standing: int = UNASKED
+    dry_until: int = 0
+    wanted: int = 0
+    elsewhere: float = 0.0
+    shares: float = 1.0
+
+    def moment(self, now: int) -> int:
+        """Leases alone fill a leased bucket."""
+        return FROZEN if self.store else now
+
+    def is_stateless(self, now: int) -> bool:
+        """Full; of a leased one: less than a token there, and no debt."""
+        if not self.store or not self.configured:
+            return self.arrival <= now
+        return -self.interval < self.arrival - FROZEN - self.tolerance <= 1
 
     @property
     def configured(self) -> bool:
@@ -46,22 +68,31 @@ class Bucket:
 
     def configure(self, generation: int, interval: float, tolerance: float, now: int) -> None:
         if self.generation is None:
-            self.arrival = 0
+            self.arrival = FROZEN + int(tolerance) if self.store else 0
         else:
             if generation <= self.generation:
                 return
-            if (interval, tolerance) != (self.interval, self.tolerance) and self.arrival > now:
+            if (interval, tolerance) == (self.interval, self.tolerance):
+                pass
+            elif self.store:
+                held = (self.tolerance - (self.arrival - FROZEN)) / self.interval
+                self.arrival = min(FARTHEST, FROZEN + int(min(max(tolerance - held * interval, 0.0), FARTHEST)))
+            elif self.arrival > now:
                 share = (self.arrival - now) / self.tolerance
                 self.arrival = min(FARTHEST, now + int(share * tolerance))
+        if (interval, tolerance) != (self.interval, self.tolerance) or not self.place:
+            place = 1 + generation % 14
+            self.place = place + 1 if self.place and place >= self.place else place
         self.generation, self.interval, self.tolerance = generation, interval, tolerance
 
     def take(self, tokens: int, now: int) -> float:
         """Nanoseconds to wait, 0 when they were taken."""
+        now = self.moment(now)
         cost = tokens * self.interval
         if not self.configured or cost > self.tolerance:
             return inf
         after = max(self.arrival, now) + int(cost + 0.5)
-        if after - now > self.tolerance + 1:
+        if after - now > self.tolerance + 1 and not (self.store and self.standing == OPENED):
             return int(after - now - self.tolerance) + 1
         self.arrival = min(FARTHEST, after)
         return 0
@@ -71,12 +102,19 @@ class Bucket:
         if not self.configured or tokens == 0:
             return
         span = int(min(abs(tokens) * self.interval + 0.5, FARTHEST))
+        now = self.moment(now)
         self.arrival = max(0, self.arrival - span) if tokens > 0 else min(FARTHEST, max(self.arrival, now) + span)
 
     def available(self, now: int) -> float:
         if not self.configured:
             return 0.0
-        return (self.tolerance - max(0, self.arrival - now)) / self.interval
+        return (self.tolerance - max(0, self.arrival - self.moment(now))) / self.interval
+
+    def longer(self, wait: float, now: int) -> float:
+        """A refused request's wait, where others share the limit."""
+        if not self.store or wait == inf:
+            return wait
+        return max(int(min(wait * max(self.shares, 1.0), FARTHEST)), self.dry_until - now)
 
 
 class TokenBuckets:
@@ -86,16 +124,16 @@ class TokenBuckets:
     def at(self, index: int) -> Bucket:
         return self._buckets[index]
 
-    def open(self, identity: int, now: int) -> int:
+    def open(self, identity: int, now: int, store: int = 0, key: int = 0) -> int:
         word = identity_word(identity)
         identities = [bucket.identity for bucket in self._buckets]
         if word in identities:
             return identities.index(word)
-        full = [index for index, bucket in enumerate(self._buckets) if bucket.arrival <= now]
+        full = [index for index, bucket in enumerate(self._buckets) if bucket.is_stateless(now)]
         index = identities.index(None) if None in identities else next(iter(full), None)
         if index is None:
             raise BucketsFull
-        self._buckets[index] = Bucket(word, arrival=now + OPENING)
+        self._buckets[index] = Bucket(word, arrival=now + OPENING, store=store, key=key)
         return index
 
     def sweep(self) -> None:
@@ -127,7 +165,7 @@ class TokenBuckets:
         return BucketState(
             burst=bucket.tolerance / bucket.interval,
             available=bucket.available(now),
-            seconds_until_full=max(0, bucket.arrival - now) * 1e-9,
+            seconds_until_full=max(0, bucket.arrival - bucket.moment(now)) * 1e-9,
         )
 
 
@@ -170,6 +208,7 @@ class Journal:
         self._records = memory.part(f"journal {worker}", Records)
         self.refused = -1
         self.wait = 0.0
+        self.is_closed = False
 
     def take(self, limits: LimitSet, input_tokens: int, output_tokens: int, now: int) -> int:
         if input_tokens < 0 or output_tokens < 0:
@@ -184,12 +223,26 @@ class Journal:
             wait = self._buckets.at(each.bucket).take(each.tokens, now)
             if wait:
                 self._give_back(wanted[:position], now)
-                self.refused, self.wait = position, wait * 1e-9
+                bucket = self._buckets.at(each.bucket)
+                if wait != inf:
+                    self.is_closed = bucket.store != 0 and bucket.standing == CLOSED
+                self.refused, self.wait = position, bucket.longer(wait, now) * 1e-9
                 return -1
         self.refused = -1
         handle = next(handle for handle in range(self._capacity) if handle not in self._records.held)
         self._records.held[handle] = wanted
         return handle
+
+    def ask(self, limits: LimitSet, input_tokens: int, output_tokens: int, now: int, again: bool = False) -> bool:
+        wanted = limits.amounts(input_tokens, output_tokens)
+        if not 0 <= self.refused < len(wanted) or self.wait == inf:
+            return False
+        each = wanted[self.refused]
+        bucket = self._buckets.at(each.bucket)
+        if bucket.identity != each.identity or not bucket.store or bucket.standing > LEASED or bucket.dry_until > now:
+            return False
+        bucket.wanted += 0 if again else each.tokens
+        return True
 
     def _give_back(self, held: list[Held], now: int) -> None:
         for bucket, identity, tokens in reversed(held):

@@ -213,8 +213,7 @@ def test_a_bad_expression_is_not_shouted_to_standard_error(capfd):
         (RULE + "rateLimit: {limits: [{name: a, requests: 1, key: {type: header, header: x}}]}", []),
         (RULE + "rateLimit: {inputTokensPerUnit: 1, onStoreFailure: local}", []),
         (RULE + "parentRefs: [{name: g}]", ["spec.parentRefs"]),
-        (RULE + "rateLimit: {inputTokensPerUnit: 1, onStoreFailure: deny}", ["spec.rateLimit.onStoreFailure"]),
-        (RULE + "rateLimit: {global: {redis: {address: a}}}", ["spec.rateLimit.global.redis"]),
+        (RULE + "rateLimit: {inputTokensPerUnit: 1, global: {redis: {address: a}}, onStoreFailure: deny}", []),
         (RULE + "rateLimit: {limits: [{name: a, requests: 1, key: {type: tenant}}]}", []),
     ],
 )

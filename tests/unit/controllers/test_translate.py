@@ -8,6 +8,7 @@ from controllers.network.model_route import RESOLVE_SECONDS, ModelRouteReconcile
 from controllers.network.model_server import ModelServerReconciler
 from controllers.store.store import Key, key_of
 from gateway.datastore import model
+from gateway.datastore.store_states import StoreState
 from gateway.datastore.wire import Change, Frame, Kind, decode, encode
 from tests.unit.controllers import test_model_route, test_model_server
 from tests.unit.controllers.objects import made, route, server
@@ -58,12 +59,13 @@ def test_every_part_of_a_rule_arrives():
 
 
 def test_every_amount_of_a_limit_is_a_limit():
+    shared = {"store": "redis:6379", "on_store_failure": "deny"}
     assert routed(test_model_route.FULL).limits == (
-        model.Limit("inputTokensPerUnit", "input", 1000.0, 60.0, 1000.0),
-        model.Limit("outputTokensPerUnit", "output", 500.0, 60.0, 500.0),
-        model.Limit("team", "input", 10.0, 3600.0, 20.0, "header", "x-team"),
-        model.Limit("team", "requests", 5.0, 3600.0, 20.0, "header", "x-team"),
-        model.Limit("tenant", "requests", 5.0, 1.0, 5.0, "tenant"),
+        model.Limit("inputTokensPerUnit", "input", 1000.0, 60.0, 1000.0, **shared),
+        model.Limit("outputTokensPerUnit", "output", 500.0, 60.0, 500.0, **shared),
+        model.Limit("team", "input", 10.0, 3600.0, 20.0, "header", "x-team", **shared),
+        model.Limit("team", "requests", 5.0, 3600.0, 20.0, "header", "x-team", **shared),
+        model.Limit("tenant", "requests", 5.0, 1.0, 5.0, "tenant", **shared),
     )
 
 
@@ -225,8 +227,54 @@ async def test_fields_of_a_route_that_have_no_effect_yet_are_named_by_its_status
     store = Store(route(test_model_route.FULL), server(name="big"), server(name="small"))
     await ModelRouteReconciler(store, DesiredState())(ROUTE)
     assert store.conditions(ROUTE)["Honoured"] == ("False", "NotBuiltYet")
-    message = store.statuses[ROUTE].conditions[-1].message
-    assert message == "spec.parentRefs, spec.rateLimit.global.redis, spec.rateLimit.onStoreFailure are not done yet"
+    assert store.statuses[ROUTE].conditions[2].message == "spec.parentRefs is not done yet"
+
+
+SHARED = (
+    "rateLimit: {inputTokensPerUnit: 5, limits: [{name: l, requests: 7}], global: {redis: {address: 'redis:6379'}}%s}"
+)
+
+
+def test_limits_that_gateways_share_name_their_store_and_what_happens_without_it():
+    found = routed(test_model_route.RULE + SHARED % ", onStoreFailure: deny")
+    assert [(one.name, one.store, one.on_store_failure) for one in found.limits] == [
+        ("inputTokensPerUnit", "redis:6379", "deny"),
+        ("l", "redis:6379", "deny"),
+    ]
+    alone = routed(test_model_route.RULE + "rateLimit: {inputTokensPerUnit: 5}")
+    assert [(one.store, one.on_store_failure) for one in alone.limits] == [("", "local")]
+
+
+def test_what_happens_without_a_store_says_nothing_of_limits_that_have_none():
+    item = made(route(test_model_route.RULE + "rateLimit: {inputTokensPerUnit: 5, onStoreFailure: deny}"))
+    assert [fault.path for fault in item.faults()] == ["spec.rateLimit.onStoreFailure"]
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({}, ("Unknown", "NotAsked", "no gateway has asked redis:6379 yet")),
+        (
+            {"redis:6379": StoreState("redis:6379", True, "", 3)},
+            ("True", "Reachable", "gateways that share the limits in redis:6379: 3"),
+        ),
+        (
+            {"redis:6379": StoreState("redis:6379", False, "refused")},
+            (
+                "False",
+                "StoreAway",
+                "redis:6379: refused; until it answers requests are served by onStoreFailure: local",
+            ),
+        ),
+    ],
+)
+async def test_a_store_that_is_away_is_a_condition_of_the_route_which_serves_on(states, expected):
+    store, desired = Store(route(test_model_route.RULE + SHARED % ""), server()), DesiredState()
+    assert await ModelRouteReconciler(store, desired, lambda: states)(ROUTE) == RESOLVE_SECONDS
+    assert desired.routes["default/r"].limits
+    condition = store.statuses[ROUTE].conditions[-1]
+    assert condition.type == "LimitsShared"
+    assert (condition.status, condition.reason, condition.message) == expected
 
 
 async def test_fields_of_a_server_that_have_no_effect_yet_are_named_by_its_status():

@@ -61,8 +61,10 @@ def test_texts_become_what_the_setting_is(text, value):
 def test_every_setting_can_be_set_from_the_environment():
     kinds = {int: "7", float: "7.5", bool: "true", str: "seven"}
     for name, kind in fields(Settings):
-        if name in ("upstream_ca_file", "access_log_decisions", "scheduling_plugins") or name.startswith("identity."):
-            continue  # files that are read, and bounds of their own: see below, test_decision.py and test_identity_settings.py
+        if name in ("upstream_ca_file", "redis.ca_file", "redis.password_file", "access_log_decisions", "scheduling_plugins"):
+            continue  # files that are read, and bounds of their own: see below and test_decision.py
+        if name.startswith("identity."):
+            continue  # see test_identity_settings.py
         kinds[int] = "4096" if name.startswith("shared_memory.") else "7"
         environment = {"PENSTOCK_" + name.replace(".", "_").upper(): kinds[kind], "PENSTOCK_INSECURE_NO_AUTH": "1"}
         found = load(environment=environment)
@@ -279,3 +281,15 @@ def test_a_member_that_the_gateway_itself_reads_cannot_be_stripped():
     (fault,) = failed.value.faults
     assert fault.startswith("`requests.stripped_members`: ")
     assert "mod*" in fault
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("redis.gateways", 0, "`redis.gateways` must be 1 or more, not 0"),
+        ("redis.timeout_seconds", 0, "`redis.timeout_seconds` must be 0.01 to 10, not 0.0"),
+        ("redis.password_file", "/none", "`redis.password_file`: /none cannot be read"),
+    ],
+)
+def test_what_is_said_of_redis_is_checked(name, value, message):
+    assert message in faults(flags={name: value})

@@ -16,6 +16,7 @@ from gateway.admin.state import STATE_VERSION, State
 from gateway.datastore.model import Limit, Match, Rule, Scheduling, Server, StringMatch, Target
 from gateway.datastore.model import Route as RouteModel
 from gateway.datastore.replica import World
+from gateway.datastore.store_states import StoreState
 from gateway.errors import ClientError
 from gateway.observability.exposition import render
 from gateway.settings import Settings
@@ -36,6 +37,14 @@ class Heard:
     heard_at = 0.0
 
 
+class Leases:
+    def states(self):
+        return [StoreState("redis:6379", False, "refused", 2)]
+
+    def failures(self):
+        return {"redis:6379": 3}
+
+
 class Supervisor:
     """What the admin port reads of the real one."""
 
@@ -43,6 +52,7 @@ class Supervisor:
         self.memory, self.replica, self.settings = fleet.memory, fleet.replica, fleet.settings
         self.workers = [Worker(0), Worker(1, restarts=3)]
         self.subscriber = Heard()
+        self.leases = Leases()
         self.started = time.monotonic() - 10
 
 
@@ -86,7 +96,7 @@ def test_the_document_is_versioned_and_is_json(state):
     assert document["snapshot"] == {"epoch": 1, "sequence": 1, "controllers_heard": True, "age_seconds": None}
     assert set(document) == {
         "version", "penstock", "uptime_seconds", "process", "snapshot", "workers", "routes", "servers", "endpoints",
-        "objects", "problems", "kv_events",
+        "objects", "problems", "kv_events", "limit_stores",
     }  # fmt: skip
 
 
@@ -241,6 +251,9 @@ def test_the_gauges_are_a_page_that_prometheus_reads(state, supervisor, fleet):
     assert found["penstock_worker_restarts_total", (("worker", "1"),)] == 3
     assert found["penstock_config_generation", ()] == 1
     assert found["penstock_build_info", (("version", "1.2.3"),)] == 1
+    store = (("address", "redis:6379"),)
+    names = ("reachable", "gateways", "failures_total")
+    assert [found[f"penstock_limit_store_{name}", store] for name in names] == [0, 2, 3]
     never = (("pod", "default/e1"), ("role", "both"), ("server", SERVER))
     assert ("penstock_endpoint_running", never) not in found
 

@@ -1,0 +1,56 @@
+"""How many tokens answers have, learned from those that there were: what is reserved and scheduled for before the engine has counted."""
+
+from __future__ import annotations
+
+LONGEST = 1 << 17
+"""Tokens; an engine that says more is not believed for those to come."""
+_PRIOR_WEIGHT = 8
+"""The prior counts as so many answers."""
+_SLOWEST_WEIGHT = 1 / 64
+"""Of the newest answer, however many there were before."""
+_MOST_KINDS = 10_000
+
+
+class AnswerLength:
+    """The mean of one kind of request, the newest answers counting more."""
+
+    def __init__(self, prior: float) -> None:
+        self.mean = prior
+        self.count = 0
+
+    def add(self, tokens: float) -> None:
+        """One more answer."""
+        self.count += 1
+        self.mean += max(_SLOWEST_WEIGHT, 1 / (self.count + _PRIOR_WEIGHT)) * (tokens - self.mean)
+
+
+class OutputEstimates:
+    """One worker's estimates, for each route, model and operation. An estimate decides when tokens are taken: settling decides how many."""
+
+    def __init__(self, prior: int) -> None:
+        """``prior``: tokens of an answer where none was seen yet."""
+        self._prior = prior
+        self._lengths: dict[tuple[str, str, str], AnswerLength] = {}
+
+    def expected(self, kind: tuple[str, str, str], most: int, choices: int) -> int:
+        """Tokens to expect of a request that names ``most`` for each of its choices, below 0 for none."""
+        length = self._lengths.get(kind)
+        each = self._prior if length is None else max(1, round(length.mean))
+        if 0 <= most < each:
+            each = most
+        return each * choices
+
+    def learn(self, kind: tuple[str, str, str], tokens: int, most: int, choices: int) -> None:
+        """A request was answered with so many tokens in all.
+
+        One that was cut off where it asked to be says nothing of longer answers: it counts only when it is longer than what is expected.
+        """
+        length = self._lengths.get(kind)
+        each = min(tokens, LONGEST * choices) / choices
+        if 0 <= most <= each and each < (self._prior if length is None else length.mean):
+            return
+        if length is None:
+            if len(self._lengths) >= _MOST_KINDS:
+                self._lengths.clear()
+            length = self._lengths[kind] = AnswerLength(float(self._prior))
+        length.add(each)

@@ -1,0 +1,67 @@
+"""Estimates of output: bounded, never beyond what a request allows, and of no effect on what is charged in the end."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from _fastpath.token_bucket import Journal, LimitSet, TokenBuckets
+from gateway.admission.output_estimates import LONGEST, OutputEstimates
+from tests.property.pairs import pair
+from tests.support.examples import examples
+
+NOW = 10**15
+KIND = ("default/r", "m", "chat")
+ANSWERS = st.lists(st.tuples(st.integers(0, 10**6), st.integers(-1, 10**5), st.integers(1, 8)), max_size=60)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(prior=st.integers(1, 10**4), answers=ANSWERS, most=st.integers(-1, 10**5), choices=st.integers(1, 128))
+def test_an_estimate_lies_between_what_was_seen_and_what_the_request_allows(prior, answers, most, choices):
+    estimates = OutputEstimates(prior)
+    for tokens, allowed, several in answers:
+        estimates.learn(KIND, tokens, allowed, several)
+    each = estimates.expected(KIND, most, choices) / choices
+    assert each <= max([prior, *(min(tokens / several, LONGEST) + 1 for tokens, _, several in answers)])
+    assert most < 0 or each <= most
+    assert each >= min(1, max(most, 0)) if most >= 0 else each >= 1
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    requests=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 5000)), max_size=40),
+    later=st.integers(0, 10**10),
+)
+def test_settling_makes_an_estimate_a_matter_of_timing_alone(requests, later):
+    """Whatever was reserved, in the end the bucket has lost what was used."""
+    with pair(buckets=2, journal_records=64) as both:
+        buckets, journal = TokenBuckets(both.compiled), Journal(both.compiled, 0)
+        sets = []
+        for identity in (1000, 2000):
+            bucket = buckets.open(identity, NOW)
+            buckets.configure(bucket, 1, 1000, 1, 10**6, NOW)
+            sets.append(LimitSet([(bucket, identity, "output")]))
+        held = [
+            (journal.take(sets[0], 0, one, NOW), journal.take(sets[1], 0, other, NOW)) for one, other, _ in requests
+        ]
+        for (one, other), (_, _, used) in zip(held, requests, strict=True):
+            journal.settle(sets[0], one, 0, used, NOW)
+            journal.settle(sets[1], other, 0, used, NOW)
+        left = [buckets.available(place, NOW + later) for place in (0, 1)]
+    assert abs(left[0] - left[1]) < 1e-3
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(prior=st.integers(1, 5000), length=st.integers(1, 5000), choices=st.integers(1, 4))
+def test_answers_of_one_length_are_expected_soon(prior, length, choices):
+    estimates = OutputEstimates(prior)
+    for _ in range(400):
+        estimates.learn(KIND, length * choices, -1, choices)
+    assert abs(estimates.expected(KIND, -1, 1) - length) <= 1 + 0.01 * abs(prior - length)
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(most=st.integers(1, 99), count=st.integers(1, 200))
+def test_answers_that_were_cut_short_say_nothing_of_those_that_are_not(most, count):
+    estimates = OutputEstimates(100)
+    for _ in range(count):
+        estimates.learn(KIND, most, most, 1)
+    assert estimates.expected(KIND, -1, 1) == 100
