@@ -43,8 +43,13 @@ cdef struct Candidate:
     double spent_tokens           # of the prefills that were measured
     double spent_seconds
     double prefill_tokens_per_second
+    double prefill_since          # when what is prefilled there began, 0 when not known
+    double recent                 # tokens sent there lately to be computed; once the speed is known, seconds of prefill
+    double kv_tokens              # that it holds, 0 when not known
+    double queued_tokens          # prompt tokens that are still to be computed there
     double queue_seconds          # parts of the cost
     double prefill_seconds
+    double lateness_seconds
     double decode_seconds
     double memory_seconds
     double score
@@ -74,24 +79,28 @@ cdef class Scheduler:
     cdef SharedMemory memory
     cdef readonly Load load
     cdef readonly PrefixIndex prefixes
-    cdef readonly int64_t queued_tokens   # prompt tokens that the last decision found queued at the endpoint that it chose
+    cdef readonly int64_t queued_tokens   # prompt tokens that were still to be computed where the last decision went
     cdef readonly Health health
     cdef readonly uint64_t probe  # token of the probe that the last decision claimed, else 0
     cdef uint64_t random_state
+    cdef uint32_t oldest          # seconds at which a block must have been learned to count in the last decision
     cdef long due                 # position of the endpoint that this request should probe, -1 for none
 
     cdef double _random(self) noexcept nogil
     cdef double _crowding(self, Pool pool) noexcept nogil
+    cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil
+    cdef double _look_back(self, Pool pool) noexcept nogil
     cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil
     cdef Standing _standing(self, Pool pool, const Candidate* c, double now) noexcept nogil
     cdef size_t _leave_out_ejected(self, Pool pool, uint32_t role, double now) noexcept nogil
     cdef void _slow_down_warming(self, Pool pool, double now) noexcept nogil
-    cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil
+    cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens,
+                             double now) noexcept nogil
     cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session) noexcept nogil
     cdef long _session_owner(self, Pool pool, Policy policy, uint64_t session) noexcept nogil
     cdef long _pick(self, Pool pool) noexcept nogil
     cdef long _pick_and_claim(self, Pool pool, long chosen, double now) noexcept nogil
     cdef void _learn(self, const uint64_t* hashes, size_t blocks, size_t matched, uint64_t slot, uint32_t now) noexcept nogil
     cdef long _choose(self, Pool pool, Policy policy, const uint64_t* hashes, size_t blocks, double prompt_tokens,
-                      double output_tokens, double now, uint32_t role, uint64_t session) noexcept nogil
+                      double output_tokens, double now, uint32_t role, uint64_t session, bint learned) noexcept nogil
