@@ -7,7 +7,10 @@ from _fastpath.atomics cimport (
 )
 
 cdef double KEPT = 0.97                     # share of the earlier measurements that stays when another comes: the last 33 count
-cdef double TICKS = 8.0                     # a second
+cdef enum:
+    TICKS = 8                               # a second
+
+cdef double AGE = 1.0 / (TICKS * RECENT_SECONDS)
 
 
 # A time and a number of tokens in one word, so that nobody reads one without the other. After 17 years the time begins anew.
@@ -18,7 +21,7 @@ cdef inline uint64_t pack_recent(double tokens, double now) noexcept nogil:
 # Tokens of such a word that still count: half of them after RECENT_SECONDS, a third after twice as many.
 cdef inline double faded(uint64_t recent, double now) noexcept nogil:
     cdef double ticks = now * TICKS - <double>(recent >> 32)
-    return <double><uint32_t>recent / (1 + max(0.0, ticks) / (TICKS * RECENT_SECONDS))
+    return <double><uint32_t>recent / (1 + max(0.0, ticks) * AGE)
 
 
 @cython.final

@@ -18,13 +18,13 @@ class PrefixStatistics(TypedDict):
 @final
 class PrefixIndex:
     def __init__(self, memory: SharedMemory) -> None: ...
-    def learn(self, hashes: BlockHashes, slot: int, now: float, oldest: float = 0) -> None:
+    def learn(self, hashes: BlockHashes, slot: int, now: float, oldest: float = 0.0) -> None:
         """The endpoint at ``slot`` holds these blocks; ``now`` in monotonic seconds. The oldest make room.
 
         Who was said to hold a block that was learned before ``oldest`` the last time holds it no more.
         """
 
-    def match(self, hashes: BlockHashes, slots: Sequence[int], oldest: float = 0) -> list[int]:
+    def match(self, hashes: BlockHashes, slots: Sequence[int], oldest: float = 0.0) -> list[int]:
         """How many blocks from the first each of these slots holds, in their order. ValueError for one that stands twice.
 
         What was not learned since ``oldest`` (monotonic seconds, whole ones) counts for nobody.

@@ -44,7 +44,7 @@ class Cell:
     def faded(self, now: float) -> float:
         """Tokens sent lately."""
         ticks, tokens = self.recent
-        return tokens / (1 + max(0.0, now * TICKS - ticks) / (TICKS * RECENT_SECONDS))
+        return tokens / (1 + max(0.0, now * TICKS - ticks) * (1 / (TICKS * RECENT_SECONDS)))
 
 
 class Load:
