@@ -218,7 +218,7 @@ cdef class KVBlocks:
             if not self._insert(self.names[i], self.chains[i], tier):
                 break
             stored += 1
-        self.index.learn_blocks(self.chains, stored, slot, <uint32_t>now)
+        self.index.learn_blocks(self.chains, stored, slot, <uint32_t>now, 0)
         return stored
 
     def remove(self, list names not None, uint64_t slot, uint64_t tier=1):
@@ -254,7 +254,7 @@ cdef class KVBlocks:
                 batch[filled] = self.blocks[i].chain
                 filled += 1
             if filled == BATCH or (i + 1 == last and filled > 0):
-                self.index.learn_blocks(batch, filled, slot, <uint32_t>now)
+                self.index.learn_blocks(batch, filled, slot, <uint32_t>now, 0)
                 filled = 0
         return last if last < self.places else 0
 

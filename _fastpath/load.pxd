@@ -15,6 +15,11 @@ cdef struct LoadCell:
     int64_t decode_tokens         # tokens expected from the requests in flight
     double spent_tokens           # prompt tokens of lately measured prefills, those that were queued before them too
     double spent_seconds          # how long these took; both fade with every further one
+    double prefill_since          # monotonic seconds at which the outstanding prefill began; minus those of the last first token; 0 = not known
+    uint64_t recent               # eighths of a second of the last charge, and tokens to compute that were sent lately: see `pack_recent`
+
+cdef enum:
+    RECENT_SECONDS = 120          # after which what was sent counts half
 
 cdef struct EngineMetrics:
     uint64_t generation
@@ -27,6 +32,7 @@ cdef struct EngineMetrics:
     double time                   # monotonic seconds of the scrape; 0 = never. Written last.
     double others                 # requests there that no worker of this gateway has sent: the fewer of the last two scrapes
     double seen_others            # the same, of the last scrape alone
+    double kv_tokens              # that its KV cache holds; 0 when it does not say
 
 cdef struct LoadSum:
     int64_t in_flight
@@ -34,6 +40,8 @@ cdef struct LoadSum:
     int64_t decode_tokens
     double spent_tokens
     double spent_seconds
+    double recent_tokens          # tokens sent lately to be computed: prompts without what is cached, and answers; faded with their age
+    double prefill_since          # monotonic seconds at which the engine began what it prefills now, 0 when not known
 
 cdef class Load:
     cdef SharedMemory memory
@@ -44,9 +52,9 @@ cdef class Load:
     cdef uint64_t capacity
     cdef long own                 # row of this process, -1: it only reads
 
-    cpdef object first_token(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens)
+    cpdef object first_token(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, double now=*)
     cpdef object release(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, int64_t decode_tokens)
-    cdef int charge_cell(self, uint64_t slot, uint64_t generation, int64_t prefill, int64_t decode) noexcept nogil
-    cdef LoadSum sum(self, uint64_t slot, uint64_t generation) noexcept nogil
+    cdef int charge_cell(self, uint64_t slot, uint64_t generation, int64_t prefill, int64_t decode, double now) noexcept nogil
+    cdef LoadSum sum(self, uint64_t slot, uint64_t generation, double now) noexcept nogil
     cdef const EngineMetrics* fresh_metrics(self, uint64_t slot, uint64_t generation, double now, double stale_after) noexcept nogil
     cdef int _check(self, uint64_t slot) except -1

@@ -22,17 +22,34 @@ class EngineMetrics(TypedDict):
     """Monotonic seconds of the scrape."""
     others: float
     """Requests there that no worker of this gateway has sent: the fewer of the last two scrapes."""
+    kv_tokens: float
+    """Tokens that its KV cache holds, 0 when it does not say."""
 
 @final
 class Load:
     def __init__(self, memory: SharedMemory, row: int = -1) -> None:
         """``row`` is the worker's own; -1 for who only reads load or writes metrics."""
 
-    def charge(self, slot: int, generation: int, prefill_tokens: int, decode_tokens: int) -> bool:
-        """One more request there. False, and nothing done, when the slot has another generation by now."""
+    def charge(self, slot: int, generation: int, prefill_tokens: int, decode_tokens: int, now: float = 0.0) -> bool:
+        """One more request there. False, and nothing done, when the slot has another generation by now.
 
-    def first_token(self, slot: int, generation: int, prefill_tokens: int) -> bool:
-        """Its prefill is over: take these tokens off the outstanding prefill."""
+        ``now`` in monotonic seconds; 0 when it is not known: then nothing is said of when the prefill began or what was sent lately.
+        """
+
+    def first_token(self, slot: int, generation: int, prefill_tokens: int, now: float = 0.0) -> bool:
+        """Its prefill is over: take these tokens off the outstanding prefill. The next one begins ``now`` (0: not known)."""
+
+    def read_prefill_since(self, slot: int, generation: int) -> float:
+        """Monotonic seconds at which the engine began what it prefills now; 0 when nothing is outstanding or it is not known.
+
+        Engines prefill in turn: that is the last first token, or the earliest charge of those that are outstanding.
+        """
+
+    def read_recent(self, slot: int, generation: int, now: float) -> float:
+        """Tokens sent there lately to be computed, prompts without what is cached and expected answers, over all workers.
+
+        Those of 120 s ago count half. They fill its cache.
+        """
 
     def prefilled(self, slot: int, generation: int, tokens: float, seconds: float) -> bool:
         """So long it took from the dispatch to the first token, for so many prompt tokens: its own, and those that were queued there.
@@ -67,12 +84,13 @@ class Load:
         prefix_hit_ratio: float,
         now: float,
         in_flight_before: int = 0,
+        kv_tokens: float = 0.0,
     ) -> bool:
         """Sidecar only: what one scrape said, ``now`` in monotonic seconds.
 
         ``in_flight_before``: what :meth:`read` said when the page was asked for. The requests on the page that this gateway did not
-        send are those beyond the larger of this and what it says now. False, and nothing written, for an old generation or a
-        number that is not finite.
+        send are those beyond the larger of this and what it says now. ``kv_tokens``: what its KV cache holds, 0 when it does not say.
+        False, and nothing written, for an old generation or a number that is not finite.
         """
 
     def read_metrics(self, slot: int, generation: int) -> EngineMetrics | None:

@@ -4,6 +4,9 @@
 # slots (a page) hold the block; a block held on several pages has an entry for each, so any number of endpoints can hold it. When a
 # bucket is full, the entry that was learned longest ago makes room.
 #
+# Engines let go of what nobody used for long. Who knows for how long they keep it says since when an entry must have been learned to
+# count (`oldest`); learning one that is older than that begins its holders anew.
+#
 # Entries are hints. A new entry takes its place in three steps that are harmless to be killed between: holders of the victim to
 # none, key exchanged, holder bit set. Races may lose a bit, or for a moment show one too many: a cache hit less, never a
 # wrong answer.
@@ -43,14 +46,15 @@ cdef class PrefixIndex:
     cdef uint64_t buckets
 
     cdef PrefixEntry* _find(self, uint64_t key) noexcept nogil
-    cdef uint64_t _holders(self, uint64_t hash, uint64_t page) noexcept nogil
+    cdef uint64_t _holders(self, uint64_t hash, uint64_t page, uint32_t oldest) noexcept nogil
     cdef uint32_t learned_at(self, uint64_t hash, uint64_t slot) noexcept nogil
     cdef uint64_t _forget_before(self, const uint64_t* members, const uint32_t* before) noexcept nogil
     cdef void _halve(self, const uint64_t* hashes, size_t low, size_t high, uint64_t alive, uint64_t page, const int32_t* position,
-                     uint32_t* lengths) noexcept nogil
-    cdef int learn_blocks(self, const uint64_t* hashes, size_t count, uint64_t slot, uint32_t now) noexcept nogil
+                     uint32_t* lengths, uint32_t oldest) noexcept nogil
+    cdef int learn_blocks(self, const uint64_t* hashes, size_t count, uint64_t slot, uint32_t now, uint32_t oldest) noexcept nogil
     cdef int discard_blocks(self, const uint64_t* hashes, size_t count, uint64_t slot) noexcept nogil
-    cdef int match_pool(self, const uint64_t* hashes, size_t count, const PoolPages* pool, uint32_t* lengths) noexcept nogil
+    cdef int match_pool(self, const uint64_t* hashes, size_t count, const PoolPages* pool, uint32_t* lengths,
+                        uint32_t oldest) noexcept nogil
 
 cdef int pool_pages_make(PoolPages* pool, const uint64_t* slots, size_t count) except -1
 cdef void pool_pages_free(PoolPages* pool) noexcept nogil

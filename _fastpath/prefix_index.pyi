@@ -18,11 +18,16 @@ class PrefixStatistics(TypedDict):
 @final
 class PrefixIndex:
     def __init__(self, memory: SharedMemory) -> None: ...
-    def learn(self, hashes: BlockHashes, slot: int, now: float) -> None:
-        """The endpoint at ``slot`` holds these blocks; ``now`` in monotonic seconds. The oldest make room."""
+    def learn(self, hashes: BlockHashes, slot: int, now: float, oldest: float = 0.0) -> None:
+        """The endpoint at ``slot`` holds these blocks; ``now`` in monotonic seconds. The oldest make room.
 
-    def match(self, hashes: BlockHashes, slots: Sequence[int]) -> list[int]:
+        Who was said to hold a block that was learned before ``oldest`` the last time holds it no more.
+        """
+
+    def match(self, hashes: BlockHashes, slots: Sequence[int], oldest: float = 0.0) -> list[int]:
         """How many blocks from the first each of these slots holds, in their order. ValueError for one that stands twice.
+
+        What was not learned since ``oldest`` (monotonic seconds, whole ones) counts for nobody.
 
         The first 32 are looked at each; beyond them the length is found by halving, since whoever holds a block was sent all before it.
         """

@@ -97,7 +97,7 @@ cdef class PrefixIndex:
                 return &bucket[way]
         return NULL
 
-    cdef int learn_blocks(self, const uint64_t* hashes, size_t count, uint64_t slot, uint32_t now) noexcept nogil:
+    cdef int learn_blocks(self, const uint64_t* hashes, size_t count, uint64_t slot, uint32_t now, uint32_t oldest) noexcept nogil:
         cdef uint64_t page = slot // PAGE_SLOTS
         cdef uint64_t bit = <uint64_t>1 << (slot % PAGE_SLOTS)
         cdef PrefixEntry* bucket
@@ -122,7 +122,9 @@ cdef class PrefixIndex:
                     if victim.key != 0 and (old == 0 or bucket[way].learned < victim.learned):
                         victim = &bucket[way]
                 if entry != NULL:
-                    if not atomic_relaxed_u64(&entry.holders) & bit:
+                    if entry.learned < oldest:
+                        atomic_relax_u64(&entry.holders, bit)
+                    elif not atomic_relaxed_u64(&entry.holders) & bit:
                         atomic_or_u64(&entry.holders, bit)
                     entry.page = <uint32_t>page   # who made the entry may have been killed before it could say so
                     entry.learned = now
@@ -156,9 +158,9 @@ cdef class PrefixIndex:
                 atomic_exchange_if_u64(&entry.key, key, 0)
         return 0
 
-    cdef inline uint64_t _holders(self, uint64_t hash, uint64_t page) noexcept nogil:
+    cdef inline uint64_t _holders(self, uint64_t hash, uint64_t page, uint32_t oldest) noexcept nogil:
         cdef PrefixEntry* entry = self._find(_key(hash, page))
-        return 0 if entry == NULL else atomic_relaxed_u64(&entry.holders)
+        return 0 if entry == NULL or entry.learned < oldest else atomic_relaxed_u64(&entry.holders)
 
     # When the block was last learned for the slot or a neighbour that holds it too; 0 when the slot does not hold it.
     cdef uint32_t learned_at(self, uint64_t hash, uint64_t slot) noexcept nogil:
@@ -170,7 +172,7 @@ cdef class PrefixIndex:
     # Each block is at a place of its own in memory: a long prompt's blocks, looked at one after the other, cost more than all else that
     # is done for a request. Who holds a block was sent all before it, so halving finds the same length.
     cdef void _halve(self, const uint64_t* hashes, size_t low, size_t high, uint64_t alive, uint64_t page, const int32_t* position,
-                     uint32_t* lengths) noexcept nogil:
+                     uint32_t* lengths, uint32_t oldest) noexcept nogil:
         cdef size_t lows[PENDING]
         cdef size_t highs[PENDING]
         cdef uint64_t sets[PENDING]
@@ -180,7 +182,7 @@ cdef class PrefixIndex:
         while True:
             while low < high:
                 middle = low + (high - low + 1) // 2
-                held = alive & self._holders(hashes[middle - 1], page)
+                held = alive & self._holders(hashes[middle - 1], page, oldest)
                 if held == 0:
                     high = middle - 1
                     continue
@@ -197,7 +199,8 @@ cdef class PrefixIndex:
             pending -= 1
             low, high, alive = lows[pending], highs[pending], sets[pending]
 
-    cdef int match_pool(self, const uint64_t* hashes, size_t count, const PoolPages* pool, uint32_t* lengths) noexcept nogil:
+    cdef int match_pool(self, const uint64_t* hashes, size_t count, const PoolPages* pool, uint32_t* lengths,
+                        uint32_t oldest) noexcept nogil:
         cdef uint64_t alive, holders, dropped, page
         cdef uint32_t p
         cdef size_t i, each = min(count, <size_t>LOOKED_AT_EACH)
@@ -209,7 +212,7 @@ cdef class PrefixIndex:
             for i in range(each):
                 if i + PREFETCH < each:
                     penstock_prefetch(self.entries + _bucket(_key(hashes[i + PREFETCH], page), self.buckets) * WAYS)
-                holders = self._holders(hashes[i], page)
+                holders = self._holders(hashes[i], page, oldest)
                 dropped = alive & ~holders
                 alive &= holders
                 if i > 0:
@@ -219,15 +222,15 @@ cdef class PrefixIndex:
                 if alive == 0:
                     break
             if alive != 0:
-                self._halve(hashes, each, count, alive, page, position, lengths)
+                self._halve(hashes, each, count, alive, page, position, lengths, oldest)
         return 0
 
-    def learn(self, BlockHashes hashes not None, uint64_t slot, double now):
+    def learn(self, BlockHashes hashes not None, uint64_t slot, double now, double oldest=0):
         if slot >= self.memory.header.slots:
             raise IndexError(f"slot {slot} of {self.memory.header.slots}")
-        self.learn_blocks(hashes.values, hashes.count, slot, <uint32_t>now)
+        self.learn_blocks(hashes.values, hashes.count, slot, <uint32_t>now, <uint32_t>oldest)
 
-    def match(self, BlockHashes hashes not None, slots):
+    def match(self, BlockHashes hashes not None, slots, double oldest=0):
         cdef PoolPages pool
         cdef size_t count = len(slots)
         cdef size_t i
@@ -242,7 +245,7 @@ cdef class PrefixIndex:
                 if wanted[i] >= self.memory.header.slots:
                     raise IndexError(f"slot {wanted[i]} of {self.memory.header.slots}")
             pool_pages_make(&pool, wanted, count)
-            self.match_pool(hashes.values, hashes.count, &pool, lengths)
+            self.match_pool(hashes.values, hashes.count, &pool, lengths, <uint32_t>oldest)
             return [lengths[i] for i in range(count)]
         finally:
             pool_pages_free(&pool)

@@ -47,8 +47,13 @@ cdef struct Candidate:
     double spent_tokens           # of the prefills that were measured
     double spent_seconds
     double prefill_tokens_per_second
+    double prefill_since          # when what is prefilled there began, 0 when not known
+    double recent                 # tokens sent there lately to be computed; once the speed is known, seconds of prefill
+    double kv_tokens              # that it holds, 0 when not known
+    double queued_tokens          # prompt tokens that are still to be computed there
     double queue_seconds          # parts of the cost
     double prefill_seconds
+    double lateness_seconds
     double decode_seconds
     double memory_seconds
     double adapter_seconds
@@ -89,26 +94,30 @@ cdef class Scheduler:
     cdef readonly Load load
     cdef readonly PrefixIndex prefixes
     cdef readonly Adapters adapters
-    cdef readonly int64_t queued_tokens   # prompt tokens that the last decision found queued at the endpoint that it chose
+    cdef readonly int64_t queued_tokens   # prompt tokens that were still to be computed where the last decision went
     cdef readonly uint32_t matched_at     # second in which the last block that was matched there had been learned, 0 for none
     cdef readonly Health health
     cdef readonly uint64_t probe  # token of the probe that the last decision claimed, else 0
     cdef uint64_t random_state
+    cdef uint32_t oldest          # seconds at which a block must have been learned to count in the last decision
     cdef long due                 # position of the endpoint that this request should probe, -1 for none
 
     cpdef object decide(self, Pool pool, Policy policy, BlockHashes hashes, int64_t prompt_tokens, int64_t output_tokens, double now,
                         uint32_t role=*, excluded=*, bint dry=*, uint64_t session=*, bint learn=*, uint64_t adapter=*, adjustments=*)
     cpdef object release(self, Pool pool, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens)
-    cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens)
+    cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens, double now=*)
     cdef double _random(self) noexcept nogil
     cdef size_t _leave_out(self, Pool pool, size_t candidates) noexcept nogil
     cdef double _crowding(self, Pool pool) noexcept nogil
+    cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil
+    cdef double _look_back(self, Pool pool) noexcept nogil
     cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil
     cdef Standing _standing(self, Pool pool, const Candidate* c, double now) noexcept nogil
     cdef size_t _leave_out_ejected(self, Pool pool, uint32_t role, double now) noexcept nogil
     cdef void _slow_down_warming(self, Pool pool, double now) noexcept nogil
-    cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil
+    cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens,
+                             double now) noexcept nogil
     cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session, bint by_token) noexcept nogil
     cdef void _look_at_adapters(self, Pool pool, uint64_t adapter, const double* values) noexcept nogil
     cdef long _session_owner(self, Pool pool, Policy policy, uint64_t session) noexcept nogil

@@ -1,10 +1,11 @@
 """The choice of an endpoint in one call: filters, prefix match, scores, the pick, the charge of load, the learned prefix.
 
-``cost`` (the default) is the seconds that the request is expected to add: the prefill that is queued there, its own uncached prompt
-tokens, which count the more the more endpoints are busy (whoever comes later waits for them too), the slow-down of and by what runs
-there, the pressure on a nearly full KV cache, and the loading of an adapter that is not there; at the speed that was measured of each
-endpoint's prefills. ``weighted`` is the sum of the reference system's scores, each 0 to 100, times their weights. Among equals one is
-taken at random.
+``cost`` (the default) is the seconds that the request is expected to add: what is left of the prefill that is queued there, its own
+uncached prompt tokens, which count the more the more endpoints are busy (whoever comes later waits for them too) and the more was sent
+there lately, both together once more the longer they take, the slow-down of and by what runs there, the pressure on a nearly full KV
+cache, and the loading of an adapter that is not there; at the speed that was measured of each endpoint's prefills. Where engines say how
+much they hold, a prompt is taken to be cached only for as long as it takes to fill the pool's caches with others. ``weighted`` is the sum
+of the reference system's scores, each 0 to 100, times their weights. Among equals one is taken at random.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,11 @@ class Cost(TypedDict):
     """Seconds that the request is expected to add."""
 
     queue: float
+    """Until what is queued there is computed."""
     prefill: float
+    """Of its own prompt, with what that costs others."""
+    lateness: float
+    """What a first token costs beyond its time, the later the more."""
     decode: float
     memory: float
     adapter: float
@@ -113,7 +118,7 @@ class Scheduler:
     prefixes: PrefixIndex
     adapters: Adapters
     queued_tokens: int
-    """Prompt tokens that the last decision found queued at the endpoint that it chose."""
+    """Prompt tokens that the last decision found queued at the endpoint that it chose, without what it has computed of them by then."""
     matched_at: int
     """Second of the clock in which the last block that was matched there had been learned, before the last decision; 0 for none."""
     health: Health
@@ -151,8 +156,8 @@ class Scheduler:
     def release(self, pool: Pool, chosen: int, prefill_tokens: int, decode_tokens: int) -> bool:
         """The request is over. ``prefill_tokens`` is what was charged, 0 after :meth:`first_token`."""
 
-    def first_token(self, pool: Pool, chosen: int, prefill_tokens: int) -> bool:
-        """Its prefill is over."""
+    def first_token(self, pool: Pool, chosen: int, prefill_tokens: int, now: float = 0.0) -> bool:
+        """Its prefill is over, and the next one begins ``now``, in monotonic seconds; 0 when it is not known."""
 
     def prefilled(self, pool: Pool, chosen: int, tokens: float, seconds: float) -> bool:
         """So long the prefill took, with so many prompt tokens: its own, and those that were queued before it."""

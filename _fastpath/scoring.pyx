@@ -6,7 +6,7 @@ from libc.string cimport memset
 from _fastpath.adapters cimport UNTOLD, Adapters
 from _fastpath.hashing cimport BlockHashes
 from _fastpath.health cimport DUE, OUT, SERVING, STATE_BITS, WARMING
-from _fastpath.load cimport EngineMetrics, LoadSum
+from _fastpath.load cimport RECENT_SECONDS, EngineMetrics, LoadSum
 from _fastpath.prefix_index cimport FRESH_SECONDS, pool_pages_free, pool_pages_make
 
 import secrets
@@ -20,7 +20,10 @@ SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix
 cdef double KV_COMFORT = 0.9                # share of KV cache in use above which preemptions begin
 cdef double KV_PRESSURE_SECONDS = 10.0      # cost of a full KV cache over one at KV_COMFORT
 cdef double TIE = 1e-9
-cdef double CROWDING_WEIGHT = 3.0           # of what a request's prefill costs those that wait behind it
+cdef double CROWDING_WEIGHT = 5.0           # of what a request's prefill costs those that wait behind it
+cdef double EVENNESS_WEIGHT = 2.0           # of a prompt token to be computed where as much was sent lately as to the mean endpoint
+cdef double EVEN_SECONDS = 12.0             # of prefill beside that mean: where little was sent to all, nobody is uneven
+cdef double PATIENCE_SECONDS = 2.5          # each second until the first token costs one more for so many before it
 cdef double MOST_CROWDED = 0.9              # share of busy endpoints that counts at the most
 cdef double PRIOR_SECONDS = 0.1             # so many seconds of prefill at the expected speed stand beside what was measured
 cdef double EQUAL_SPEED = 2.0               # endpoints that differ by less from the pool's mean are taken for equally fast
@@ -179,17 +182,22 @@ cdef class Scheduler:
         cdef LoadSum load
         for i in range(pool.count):
             c = &pool.candidates[i]
-            load = self.load.sum(c.slot, c.generation)
+            load = self.load.sum(c.slot, c.generation, now)
             c.in_flight = load.in_flight
             c.prefill_tokens = load.prefill_tokens
             c.spent_tokens = load.spent_tokens
             c.spent_seconds = load.spent_seconds
+            c.prefill_since = load.prefill_since
+            c.recent = load.recent_tokens
+            c.queued_tokens = c.prefill_tokens
+            c.kv_tokens = 0
             metrics = self.load.fresh_metrics(c.slot, c.generation, now, policy.stale_after)
             c.fresh = metrics != NULL
             if metrics != NULL:
                 c.waiting = metrics.waiting
                 c.running = c.in_flight + metrics.others
                 c.kv_usage = metrics.kv_usage
+                c.kv_tokens = metrics.kv_tokens
                 c.first_token = metrics.first_token_seconds
                 c.inter_token = metrics.inter_token_seconds
                 if c.roles & role:
@@ -341,11 +349,47 @@ cdef class Scheduler:
             ratio = max(1.0, ratio / EQUAL_SPEED) if ratio > 1 else min(1.0, ratio * EQUAL_SPEED)
             c.prefill_tokens_per_second = mean * ratio
 
-    cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens) noexcept nogil:
+    # Engines forget what nobody used for as long as it takes to fill their caches: who has new prompts for the pool's caches in so many
+    # seconds finds nothing there that is older. Requests of other gateways fill them too, in proportion. 0 where no engine says what it
+    # holds: then everything counts, as the index keeps it.
+    cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil:
         cdef size_t i
         cdef Candidate* c
-        cdef double uncached, slowness, crowding = self._crowding(pool)
+        cdef double held = 0, sent = 0, running = 0, own = 0, kept
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            if c.kv_tokens > 0 and c.reason != GONE:
+                held += c.kv_tokens
+                sent += c.recent
+                running += c.running
+                own += c.in_flight
+        if held <= 0 or sent <= 0:
+            return 0
+        if own > 0:
+            sent *= max(1.0, running / own)
+        kept = held * RECENT_SECONDS / sent
+        return <uint32_t>(now - kept) if kept < now else 0
+
+    # How long each prefilled lately, instead of how many tokens it was sent: the mean over the candidates.
+    cdef double _look_back(self, Pool pool) noexcept nogil:
+        cdef size_t i, candidates = 0
+        cdef Candidate* c
+        cdef double total = 0
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            if c.reason == CANDIDATE:
+                c.recent /= c.prefill_tokens_per_second
+                total += c.recent
+                candidates += 1
+        return total / candidates if candidates > 0 else 0.0
+
+    cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens,
+                             double now) noexcept nogil:
+        cdef size_t i
+        cdef Candidate* c
+        cdef double uncached, seconds, slowness, recent, weight = self._crowding(pool)
         self._measure(pool, policy)
+        recent = self._look_back(pool) + EVEN_SECONDS
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.reason != CANDIDATE:
@@ -354,7 +398,15 @@ cdef class Scheduler:
             if blocks > 0:
                 uncached -= prompt_tokens * pool.matched[i] / blocks
             c.queue_seconds = c.prefill_tokens / c.prefill_tokens_per_second
-            c.prefill_seconds = crowding * uncached / c.prefill_tokens_per_second
+            if c.prefill_since > 0:
+                # an engine that is late is taken to be so again: whoever hangs looks worse with every second
+                seconds = c.queue_seconds - max(0.0, now - c.prefill_since)
+                c.queued_tokens = max(0.0, seconds) * c.prefill_tokens_per_second
+                c.queue_seconds = abs(seconds)
+            seconds = uncached / c.prefill_tokens_per_second
+            c.prefill_seconds = (weight + EVENNESS_WEIGHT * c.recent / recent) * seconds
+            seconds += c.queue_seconds
+            c.lateness_seconds = seconds * seconds / (2 * PATIENCE_SECONDS)
             # the request is slowed by each that runs beside it, and slows each of them as much
             slowness = policy.prefill_tokens_per_second / c.prefill_tokens_per_second
             c.decode_seconds = 2 * output_tokens * policy.decode_seconds_per_request * slowness * c.running
@@ -365,7 +417,8 @@ cdef class Scheduler:
             if pool.for_adapter:
                 c.adapter_seconds = policy.adapter_seconds * (
                     pool.untold if c.affinity == UNTOLD else AFFINITY_LOADS[<int>c.affinity])
-            c.score = -(c.queue_seconds + c.prefill_seconds + c.decode_seconds + c.memory_seconds + c.adapter_seconds)
+            c.score = -(c.queue_seconds + c.prefill_seconds + c.lateness_seconds + c.decode_seconds + c.memory_seconds
+                        + c.adapter_seconds)
 
     # Rendezvous hashing (Thaler, Ravishankar 1998) with bounded load (Mirrokni, Thorup, Zadimoghaddam 2018): every gateway ranks the
     # endpoints alike for a session; the first that has no more than its share of the requests in flight, and a bit, owns it.
@@ -488,14 +541,15 @@ cdef class Scheduler:
             candidates = self._leave_out(pool, candidates)
         if candidates == 0:
             return -1
+        self.oldest = 0 if by_token else self._oldest(pool, now)
         if blocks > 0:
-            self.prefixes.match_pool(hashes, blocks, &pool.pages, pool.matched)
+            self.prefixes.match_pool(hashes, blocks, &pool.pages, pool.matched, self.oldest)
         pool.by_cost = policy.by_cost
         pool.for_adapter = adapter != 0
         if pool.for_adapter:
             self._look_at_adapters(pool, adapter, &AFFINITY_LOADS[0] if policy.by_cost else &AFFINITY_SCORES[0])
         if policy.by_cost:
-            self._score_by_cost(pool, policy, blocks, prompt_tokens, output_tokens)
+            self._score_by_cost(pool, policy, blocks, prompt_tokens, output_tokens, now)
         else:
             self._score_by_weight(pool, policy, blocks, session, by_token)
         if pool.adjustments != NULL:
@@ -508,9 +562,9 @@ cdef class Scheduler:
         if matched > 0:
             self.matched_at = self.prefixes.learned_at(hashes[matched - 1], slot)
         if self.matched_at > 0 and <uint32_t>(now - self.matched_at) < FRESH_SECONDS:
-            self.prefixes.learn_blocks(hashes + matched, blocks - matched, slot, now)
+            self.prefixes.learn_blocks(hashes + matched, blocks - matched, slot, now, self.oldest)
         else:
-            self.prefixes.learn_blocks(hashes, blocks, slot, now)
+            self.prefixes.learn_blocks(hashes, blocks, slot, now, self.oldest)
 
     cpdef object decide(self, Pool pool, Policy policy, BlockHashes hashes, int64_t prompt_tokens,
                int64_t output_tokens, double now, uint32_t role=1, excluded=None, bint dry=False, uint64_t session=0,
@@ -545,10 +599,10 @@ cdef class Scheduler:
         uncached = prompt_tokens
         if blocks > 0:
             uncached -= <int64_t>(<double>prompt_tokens * pool.matched[chosen] / blocks)
-        self.queued_tokens = <int64_t>c.prefill_tokens
+        self.queued_tokens = <int64_t>c.queued_tokens
         if not dry:
             self.load._check(c.slot)
-            self.load.charge_cell(c.slot, c.generation, uncached, output_tokens)
+            self.load.charge_cell(c.slot, c.generation, uncached, output_tokens, now)
             if learn:
                 self._learn(values, blocks, pool.matched[chosen], c.slot, <uint32_t>now)
         return (chosen, pool.matched[chosen], uncached)
@@ -560,12 +614,12 @@ cdef class Scheduler:
             raise IndexError(f"endpoint {chosen} of {pool.count}")
         return self.load.release(pool.candidates[chosen].slot, pool.candidates[chosen].generation, prefill_tokens, decode_tokens)
 
-    cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens):
+    cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens, double now=0.0):
         if pool is None:
             raise TypeError("pool must be there")
         if chosen >= pool.count:
             raise IndexError(f"endpoint {chosen} of {pool.count}")
-        return self.load.first_token(pool.candidates[chosen].slot, pool.candidates[chosen].generation, prefill_tokens)
+        return self.load.first_token(pool.candidates[chosen].slot, pool.candidates[chosen].generation, prefill_tokens, now)
 
     def prefilled(self, Pool pool not None, size_t chosen, double tokens, double seconds):
         if chosen >= pool.count:
@@ -591,8 +645,8 @@ cdef class Scheduler:
                 "adapter": _AFFINITIES[<int>c.affinity] if pool.for_adapter else "",
                 "prefill_tokens_per_second": c.prefill_tokens_per_second,
                 "cost": None if c.reason != CANDIDATE or not pool.by_cost else {
-                    "queue": c.queue_seconds, "prefill": c.prefill_seconds, "decode": c.decode_seconds, "memory": c.memory_seconds,
-                    "adapter": c.adapter_seconds,
+                    "queue": c.queue_seconds, "prefill": c.prefill_seconds, "lateness": c.lateness_seconds,
+                    "decode": c.decode_seconds, "memory": c.memory_seconds, "adapter": c.adapter_seconds,
                 },
             })
         return rows

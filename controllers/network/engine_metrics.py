@@ -38,6 +38,8 @@ _LABELS = r'\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\}'
 _LINE = re.compile(
     rf"^((?:vllm|sglang):[a-z_]+|{STARTED})(?:{_LABELS})? ([-+0-9.eE]+|NaN|[+-]Inf)\s*(?:\d+)?$", re.MULTILINE
 )
+_CACHE = re.compile(rf"^(?:vllm|sglang):cache_config_info({_LABELS}) ", re.MULTILINE)
+_CACHE_SIZE = re.compile(r'\b(block_size|page_size|num_gpu_blocks|num_pages)="(\d{1,12})"')
 RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
 WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
 KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
@@ -70,6 +72,8 @@ class Reading:
     started: float = 0.0
     """When its process began, as its clock says; 0 when it does not say."""
     adapters: AdapterReading = field(default_factory=AdapterReading)
+    kv_tokens: float = 0.0
+    """Tokens that its KV cache holds; 0 when it does not say."""
 
     def follows(self, earlier: Reading) -> bool:
         """Whether the same process wrote both: an engine that was started anew counts from zero, and its cache is empty."""
@@ -100,7 +104,18 @@ def read_page(text: str) -> Reading | None:
         prefix=(sum(_first(values, PREFIX_HITS)), sum(_first(values, PREFIX_QUERIES))),
         started=max(_first(values, (STARTED,)), default=0.0),
         adapters=read_adapters(text),
+        kv_tokens=_kv_tokens(text),
     )
+
+
+def _kv_tokens(text: str) -> float:
+    """Blocks times their tokens, of all ranks."""
+    total = 0.0
+    for labels in _CACHE.findall(text):
+        sizes = {name: float(number) for name, number in _CACHE_SIZE.findall(labels)}
+        blocks = sizes.get("num_gpu_blocks", sizes.get("num_pages", 0.0))
+        total += blocks * sizes.get("block_size", sizes.get("page_size", 0.0))
+    return total
 
 
 def _first(values: dict[str, list[float]], names: Iterable[str]) -> list[float]:
@@ -271,5 +286,6 @@ class EngineScraper:
             means.of("prefix", reading.prefix),
             self._clock(),
             in_flight,
+            reading.kv_tokens,
         )
         return int(slot)

@@ -170,7 +170,7 @@ class Placer:
     def first_token(self, placement: Placement, seconds: float) -> None:
         """The prompt is computed, ``seconds`` after it was sent (0: not known): it weighs on the endpoint no more."""
         placement.has_first_token = True
-        self._scheduler.first_token(placement.pool.pool, placement.position, placement.prefill_tokens)
+        self._scheduler.first_token(placement.pool.pool, placement.position, placement.prefill_tokens, self._clock())
         tokens = placement.queued_tokens + placement.prefill_tokens
         if seconds > 0 and tokens >= MEASURED_TOKENS:
             self._scheduler.prefilled(placement.pool.pool, placement.position, tokens, seconds)

@@ -59,13 +59,12 @@ def _body(model: str, prompt: str, path: str) -> bytes:
     return json.dumps(content).encode()
 
 
+_PARTS = ("queue", "prefill", "lateness", "decode", "memory", "adapter")
+
+
 def _parts(cost: dict[str, float] | None) -> str | None:
     """Seconds that the request is expected to add, by where they come from."""
-    return (
-        None
-        if cost is None
-        else " + ".join(f"{cost[name]:.3f}" for name in ("queue", "prefill", "decode", "memory", "adapter"))
-    )
+    return None if cost is None else " + ".join(f"{cost[name]:.3f}" for name in _PARTS)
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -105,7 +104,7 @@ def _text(document: dict[str, Any]) -> str:
             "endpoint",
             "state",
             "score",
-            "queue + prefill + decode + memory + adapter",
+            " + ".join(_PARTS),
             "cached",
             "in-flight",
             "prefill",

@@ -17,6 +17,7 @@ IDENTITIES = (10, 20, 30)
 ENDPOINTS = st.tuples(st.integers(0, 3), st.sampled_from((0, 2, 4, 6)))  # slot and generation, mostly stale ones
 WRITER = st.integers(-1, WORKERS - 1)
 TOKENS = st.integers(0, 1 << 40)
+MOMENT = st.just(0.0) | st.floats(0.001, 1e9)
 NUMBER = st.floats(0, 1e9)
 
 
@@ -50,14 +51,18 @@ class LoadMachine(RuleBasedStateMachine):
             slots.drop_row(row)
             slots.sweep()
 
-    @rule(row=WRITER, endpoint=ENDPOINTS, prefill=TOKENS, decode=TOKENS)
-    def charge(self, row, endpoint, prefill, decode):
+    @rule(row=WRITER, endpoint=ENDPOINTS, prefill=TOKENS, decode=TOKENS, now=MOMENT)
+    def charge(self, row, endpoint, prefill, decode, now):
         self.seen.add(endpoint)
-        self.agree(row, "charge", *endpoint, prefill, decode)
+        self.agree(row, "charge", *endpoint, prefill, decode, now)
 
-    @rule(row=WRITER, endpoint=ENDPOINTS, prefill=TOKENS)
-    def first_token(self, row, endpoint, prefill):
-        self.agree(row, "first_token", *endpoint, prefill)
+    @rule(row=WRITER, endpoint=ENDPOINTS, prefill=TOKENS, now=MOMENT)
+    def first_token(self, row, endpoint, prefill, now):
+        self.agree(row, "first_token", *endpoint, prefill, now)
+
+    @rule(row=WRITER, endpoint=ENDPOINTS, now=MOMENT)
+    def read_recent(self, row, endpoint, now):
+        self.agree(row, "read_recent", *endpoint, now)
 
     @rule(row=WRITER, endpoint=ENDPOINTS, tokens=st.floats(), seconds=st.floats() | st.floats(0.001, 100))
     def prefilled(self, row, endpoint, tokens, seconds):
@@ -77,10 +82,11 @@ class LoadMachine(RuleBasedStateMachine):
         numbers=st.tuples(*[NUMBER] * 6),
         now=st.floats(0.001, 1e9),
         before=st.integers(0, 3),
+        kv_tokens=NUMBER,
     )
-    def write_metrics(self, row, endpoint, numbers, now, before):
+    def write_metrics(self, row, endpoint, numbers, now, before, kv_tokens):
         self.seen.add(endpoint)
-        self.agree(row, "write_metrics", *endpoint, *numbers, now, before)
+        self.agree(row, "write_metrics", *endpoint, *numbers, now, before, kv_tokens)
 
     @invariant()
     def every_mapping_reads_the_same(self):
@@ -88,6 +94,7 @@ class LoadMachine(RuleBasedStateMachine):
             for row in self.compiled:
                 self.agree(row, "read", *endpoint)
                 self.agree(row, "read_prefills", *endpoint)
+                self.agree(row, "read_prefill_since", *endpoint)
                 self.agree(row, "read_metrics", *endpoint)
 
     @invariant()

@@ -19,6 +19,7 @@ SLOT = st.sampled_from((0, 1, 62, 63, 64, 65, 127, 128, 191))
 # spread like real hashes: multiples of the constant that tells pages apart would look like one another on other pages
 RANDOM = Random(1)
 CHAINS = [[RANDOM.getrandbits(64) for _ in range(30)] for _ in range(PROMPTS)]
+SECONDS = st.just(0.0) | st.floats(0, 20) | st.floats(0, 4e9)
 HASH = st.one_of(st.integers(0, 40), st.integers(0, (1 << 64) - 1))
 
 
@@ -41,9 +42,9 @@ class PrefixMachine(RuleBasedStateMachine):
     @rule(mapping=st.integers(0, 1), slot=SLOT, prompt=st.integers(0, PROMPTS - 1), data=st.data())
     def learn(self, mapping, slot, prompt, data):
         hashes = self.hashes(prompt, data.draw(st.integers(0, 30)), data.draw(st.integers(0, 30)))
-        now = data.draw(st.floats(0, 4e9))
-        self.compiled[mapping].learn(BlockHashes.of(hashes), slot, now)
-        self.plain.learn(hashes, slot, now)
+        now, oldest = data.draw(SECONDS), data.draw(SECONDS)
+        self.compiled[mapping].learn(BlockHashes.of(hashes), slot, now, oldest)
+        self.plain.learn(hashes, slot, now, oldest)
 
     @rule(
         mapping=st.integers(0, 1),
@@ -51,11 +52,12 @@ class PrefixMachine(RuleBasedStateMachine):
         prompt=st.integers(0, PROMPTS - 1),
         stem=st.integers(0, 30),
         length=st.integers(0, 30),
+        oldest=SECONDS,
     )
-    def match(self, mapping, slots, prompt, stem, length):
+    def match(self, mapping, slots, prompt, stem, length, oldest):
         hashes = self.hashes(prompt, stem, length)
-        matched = self.compiled[mapping].match(BlockHashes.of(hashes), slots)
-        assert matched == self.plain.match(hashes, slots)
+        matched = self.compiled[mapping].match(BlockHashes.of(hashes), slots, oldest)
+        assert matched == self.plain.match(hashes, slots, oldest)
 
     @rule(mapping=st.integers(0, 1), slot=SLOT)
     def forget(self, mapping, slot):

@@ -43,10 +43,14 @@ ROWS: dict[str, tuple[int, int, list[int], list[int]]] = {
 
 @dataclass(frozen=True)
 class Given:
-    """One endpoint, before its slot is known. ``charges``: worker, prefill tokens, decode tokens."""
+    """One endpoint, before its slot is known. ``charges``: worker, prefill tokens, decode tokens, when."""
 
     endpoint: twin.Endpoint
-    charges: tuple[tuple[int, int, int], ...] = ()
+    charges: tuple[tuple[int, int, int, float], ...] = ()
+    first_token: tuple[int, float] | None = None
+    """Of a request of a worker, whose prompt was cached: worker, when."""
+    learned: float = NOW
+    """When the blocks that it holds were sent there."""
     prefill: tuple[int, float, float] | None = None
     """One that a worker measured: worker, tokens, seconds."""
     identity: int = 0
@@ -77,7 +81,7 @@ class Fleet:
 def write(load: Load, slot: int, generation: int, metrics: twin.Metrics) -> bool:
     return load.write_metrics(
         slot, generation, metrics.running, metrics.waiting, metrics.kv_usage, metrics.first_token, metrics.inter_token, 0.0,
-        metrics.time,
+        metrics.time, kv_tokens=metrics.kv_tokens,
     )  # fmt: skip
 
 
@@ -98,25 +102,29 @@ def put(
 ) -> twin.Endpoint:
     """Charge, scrape and learn as given; the endpoint with its sums."""
     measured = (0.0, 0.0)
-    for worker, prefill, decode in given.charges:
-        loads[worker].charge(slot, generation, prefill, decode)
+    for worker, prefill, decode, when in given.charges:
+        loads[worker].charge(slot, generation, prefill, decode, when)
+    if given.first_token is not None:
+        loads[given.first_token[0]].first_token(slot, generation, 0, given.first_token[1])
     if given.endpoint.metrics is not None:
         assert write(loads[0], slot, generation, given.endpoint.metrics)
     if given.prefill is not None:
         worker, tokens, seconds = given.prefill
         if loads[worker].prefilled(slot, generation, tokens, seconds):
             measured = (tokens, seconds)
-    scheduler.prefixes.learn(BlockHashes.of(HASHES[: given.endpoint.matched_blocks]), slot, NOW)
+    scheduler.prefixes.learn(BlockHashes.of(HASHES[: given.endpoint.matched_blocks]), slot, given.learned)
     put_health(scheduler, others_health, given.endpoint, slot, generation)
     if given.endpoint.affinity != "untold":
         assert scheduler.adapters.write(slot, generation, *ROWS[given.endpoint.affinity])
-    prefill_tokens = sum(prefill for _worker, prefill, _decode in given.charges)
+    prefill_tokens = sum(prefill for _worker, prefill, *_ in given.charges)
     return replace(
         given.endpoint,
         identity=given.identity,
         in_flight=len(given.charges),
         prefill_tokens=prefill_tokens,
         prefills=measured,
+        prefill_since=loads[0].read_prefill_since(slot, generation),
+        recent=loads[0].read_recent(slot, generation, NOW),
     )
 
 
@@ -163,6 +171,8 @@ def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
             metrics=None,
             prefills=(0.0, 0.0),
             affinity="untold",
+            prefill_since=0.0,
+            recent=0.0,
         )
     pool = Pool(
         [
@@ -200,6 +210,7 @@ METRICS = st.builds(
     inter_token=st.sampled_from([0.0, 0.01, 0.02]),
     # stale_after is 5: one is just fresh, one is not
     time=st.sampled_from([NOW, NOW - 1, NOW - 5, NOW - 5.001, NOW - 60]),
+    kv_tokens=st.sampled_from([0.0, 0.0, 1000.0, 4000.0, 1e6]),
 )
 ENDPOINTS = st.builds(
     twin.Endpoint,
@@ -215,7 +226,10 @@ WARMING = st.sampled_from((0.1, 0.5, 0.9)).map(lambda share: {"standing": "warmi
 ENDPOINTS = st.builds(
     lambda endpoint, health: replace(endpoint, **health), ENDPOINTS, st.just({}) | STANDINGS | WARMING
 )
-CHARGES = st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0, 100, 4000]), st.sampled_from([0, 10])), max_size=3)
+MOMENTS = st.sampled_from([0.0, NOW - 300, NOW - 10, NOW - 0.3, NOW])
+CHARGES = st.lists(
+    st.tuples(st.integers(0, 1), st.sampled_from([0, 100, 4000]), st.sampled_from([0, 10]), MOMENTS), max_size=3
+)
 PREFILLS = st.none() | st.tuples(
     st.integers(0, 1), st.sampled_from([0.0, 500.0, 1e15]), st.sampled_from([0.01, 1.0, 1e6])
 )
@@ -223,6 +237,8 @@ GIVEN = st.builds(
     Given,
     ENDPOINTS,
     charges=CHARGES.map(tuple),
+    first_token=st.none() | st.tuples(st.integers(0, 1), MOMENTS),
+    learned=st.sampled_from([NOW, NOW - 30, NOW - 200]),
     prefill=PREFILLS,
     reused=st.booleans(),
     excluded=st.sampled_from([False] * 5 + [True]),
@@ -302,8 +318,12 @@ def decide(fleet: Fleet, policy: twin.Policy, request: Request, dry: bool = True
 
 
 def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision:
+    seen = twin.look(fleet.endpoints, policy, NOW, request.role, fleet.excluded)
+    slots = [slot for slot, _generation in fleet.names]
+    oldest = 0 if request.by_token else twin.oldest(seen, policy, NOW)
+    matched = fleet.scheduler.prefixes.match(BlockHashes.of(HASHES[: request.blocks]), slots, oldest)
     endpoints = [
-        replace(endpoint, matched_blocks=min(endpoint.matched_blocks, request.blocks)) for endpoint in fleet.endpoints
+        replace(endpoint, matched_blocks=count) for endpoint, count in zip(fleet.endpoints, matched, strict=True)
     ]
     return twin.decide(
         endpoints,
@@ -391,7 +411,7 @@ def test_who_cannot_take_it_is_never_picked(
                             twin.Policy(by_cost=False), twin.Policy(by_cost=False, weights={"random": 1})]),
 )  # fmt: skip
 def test_ties_are_spread(path: Path, count: int, worse: int, seed: int, policy: twin.Policy) -> None:
-    busy = Given(twin.Endpoint(), charges=((0, 100, 10), (1, 100, 10)))
+    busy = Given(twin.Endpoint(), charges=((0, 100, 10, 0.0), (1, 100, 10, 0.0)))
     fleet = [busy] * worse + [Given(twin.Endpoint())] * count
     made = make(path, fleet, seed)
     draws = 2000
@@ -424,6 +444,7 @@ def test_the_chosen_alone_is_charged_and_learned(
     path: Path, fleet: list[Given], policy: twin.Policy, request_: Request
 ) -> None:
     made = make(path, fleet)
+    seen = twin.look(made.endpoints, policy, NOW, request_.role, made.excluded)
     load, learned = made.load(), made.learned()
     chosen = decide(made, policy, request_, dry=False)
     if chosen is not None:
@@ -432,7 +453,10 @@ def test_the_chosen_alone_is_charged_and_learned(
         load[position] = (in_flight + 1, prefill + uncached, decode + request_.output_tokens)
         learned[position] = max(learned[position], 0 if request_.by_token else request_.blocks)
     assert made.load() == load
-    assert made.learned() == learned
+    if request_.by_token or twin.oldest(seen, policy, NOW) == 0:
+        assert made.learned() == learned
+    else:  # who held what is learned anew after so long holds it no more
+        assert all(count <= before for count, before in zip(made.learned(), learned, strict=True))
 
 
 @FAST

@@ -8,6 +8,8 @@ from tests.reference.shared_memory import SharedMemory
 from tests.reference.slots import Slots
 
 KEPT = 0.97
+TICKS = 8
+RECENT_SECONDS = 120
 
 
 class EngineMetrics(TypedDict):
@@ -19,6 +21,7 @@ class EngineMetrics(TypedDict):
     prefix_hit_ratio: float
     time: float
     others: float
+    kv_tokens: float
 
 
 @dataclass
@@ -31,6 +34,17 @@ class Cell:
     decode_tokens: int = 0
     spent_tokens: float = 0.0
     spent_seconds: float = 0.0
+    began: float = 0.0
+    """When its outstanding prefill was charged into none; 0 when that is not known, or a first token has come since."""
+    first_token: float = 0.0
+    """When the last one came, 0 for none since ``began``."""
+    recent: tuple[int, int] = (0, 0)
+    """Eighths of a second, and tokens to compute."""
+
+    def faded(self, now: float) -> float:
+        """Tokens sent lately."""
+        ticks, tokens = self.recent
+        return tokens / (1 + max(0.0, now * TICKS - ticks) * (1 / (TICKS * RECENT_SECONDS)))
 
 
 class Load:
@@ -54,23 +68,43 @@ class Load:
         if slot >= self._capacity:
             raise IndexError
 
-    def charge(self, slot: int, generation: int, prefill_tokens: int, decode_tokens: int) -> bool:
+    def charge(self, slot: int, generation: int, prefill_tokens: int, decode_tokens: int, now: float = 0.0) -> bool:
         cell = self._own(slot)
         if not self._slots.is_live(slot, generation):
             return False
         if cell.generation != generation:
             cell = self._cells[self._row][slot] = Cell(generation)
+        if now > 0:
+            tokens = min(max(0.0, cell.faded(now) + prefill_tokens + decode_tokens), 2**32 - 1)
+            cell.recent = int(now * TICKS) % 2**32, int(tokens)
+        if cell.prefill_tokens == 0:
+            cell.began, cell.first_token = now, 0.0
         cell.in_flight += 1
         cell.prefill_tokens += prefill_tokens
         cell.decode_tokens += decode_tokens
         return True
 
-    def first_token(self, slot: int, generation: int, prefill_tokens: int) -> bool:
+    def first_token(self, slot: int, generation: int, prefill_tokens: int, now: float = 0.0) -> bool:
         cell = self._own(slot)
         if cell.generation != generation:
             return False
         cell.prefill_tokens = max(0, cell.prefill_tokens - prefill_tokens)
+        cell.began, cell.first_token = 0.0, now
         return True
+
+    def _cells_of(self, slot: int, generation: int) -> list[Cell]:
+        self._check(slot)
+        return [cells[slot] for cells in self._cells if slot in cells and cells[slot].generation == generation]
+
+    def read_prefill_since(self, slot: int, generation: int) -> float:
+        cells = self._cells_of(slot, generation)
+        if all(cell.prefill_tokens == 0 for cell in cells):
+            return 0.0
+        begun = [cell.began for cell in cells if cell.began > 0 and cell.prefill_tokens > 0]
+        return max(min(begun, default=0.0), *(cell.first_token for cell in cells))
+
+    def read_recent(self, slot: int, generation: int, now: float) -> float:
+        return sum(cell.faded(now) for cell in self._cells_of(slot, generation))
 
     def prefilled(self, slot: int, generation: int, tokens: float, seconds: float) -> bool:
         cell = self._own(slot)
@@ -81,8 +115,7 @@ class Load:
         return True
 
     def read_prefills(self, slot: int, generation: int) -> tuple[float, float]:
-        self._check(slot)
-        cells = [cells[slot] for cells in self._cells if slot in cells and cells[slot].generation == generation]
+        cells = self._cells_of(slot, generation)
         return sum(cell.spent_tokens for cell in cells), sum(cell.spent_seconds for cell in cells)
 
     def release(self, slot: int, generation: int, prefill_tokens: int, decode_tokens: int) -> bool:
@@ -95,8 +128,7 @@ class Load:
         return True
 
     def read(self, slot: int, generation: int) -> tuple[int, int, int]:
-        self._check(slot)
-        cells = [cells[slot] for cells in self._cells if slot in cells and cells[slot].generation == generation]
+        cells = self._cells_of(slot, generation)
         return (
             sum(cell.in_flight for cell in cells),
             sum(cell.prefill_tokens for cell in cells),
@@ -108,7 +140,10 @@ class Load:
             raise IndexError
         for slot, cell in self._cells[worker].items():
             self._cells[worker][slot] = Cell(
-                cell.generation, spent_tokens=cell.spent_tokens, spent_seconds=cell.spent_seconds
+                cell.generation,
+                spent_tokens=cell.spent_tokens,
+                spent_seconds=cell.spent_seconds,
+                recent=cell.recent,
             )
 
     def worker_in_flight(self, worker: int) -> int:
@@ -128,6 +163,7 @@ class Load:
         prefix_hit_ratio: float,
         now: float,
         in_flight_before: int = 0,
+        kv_tokens: float = 0.0,
     ) -> bool:
         self._check(slot)
         if not self._slots.is_live(slot, generation):
@@ -144,6 +180,7 @@ class Load:
             prefix_hit_ratio=prefix_hit_ratio,
             time=now,
             others=min(others, before),
+            kv_tokens=kv_tokens,
         )
         self._metrics[slot] = (generation, scrape)
         return True

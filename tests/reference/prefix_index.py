@@ -19,14 +19,19 @@ class PrefixIndex:
         if slot >= self._slots:
             raise IndexError
 
-    def learn(self, hashes: Iterable[int], slot: int, now: float) -> None:
+    def learn(self, hashes: Iterable[int], slot: int, now: float, oldest: float = 0) -> None:
         self._check(slot)
         for value in hashes:
+            if self._learned.get((value, slot // 64), 0) < int(oldest):
+                self._holders[value] -= {holder for holder in self._holders[value] if holder // 64 == slot // 64}
             self._holders[value].add(slot)
             self._learned[value, slot // 64] = int(now)
 
-    def match(self, hashes: Iterable[int], slots: Sequence[int]) -> list[int]:
-        holders = [self._holders.get(value, set()) for value in hashes]
+    def match(self, hashes: Iterable[int], slots: Sequence[int], oldest: float = 0) -> list[int]:
+        holders = [
+            {slot for slot in self._holders.get(value, set()) if self._learned[value, slot // 64] >= int(oldest)}
+            for value in hashes
+        ]
         for slot in slots:
             self._check(slot)
         if len(set(slots)) < len(slots):

@@ -17,7 +17,11 @@ SCORES = (
 KV_COMFORT = 0.9
 KV_PRESSURE_SECONDS = 10.0
 TIE = 1e-9
-CROWDING_WEIGHT = 3.0
+CROWDING_WEIGHT = 5.0
+EVENNESS_WEIGHT = 2.0
+EVEN_SECONDS = 12.0
+PATIENCE_SECONDS = 2.5
+RECENT_SECONDS = 120
 MOST_CROWDED = 0.9
 PRIOR_SECONDS = 0.1
 EQUAL_SPEED = 2.0
@@ -36,6 +40,7 @@ class Metrics:
     first_token: float
     inter_token: float
     time: float
+    kv_tokens: float = 0.0
 
     def others(self, in_flight: int) -> float:
         """Requests that this gateway did not send, which had ``in_flight`` there at the scrape."""
@@ -56,6 +61,10 @@ class Endpoint:
     identity: int = 0
     prefills: tuple[float, float] = (0.0, 0.0)
     """Tokens and seconds that were measured."""
+    prefill_since: float = 0.0
+    """When what is prefilled there began, 0 when that is not known."""
+    recent: float = 0.0
+    """Tokens sent there lately to be computed."""
     standing: str = "serving"
     """Or warming, ejected, due (ejected for long enough), probing."""
     share: float = 1.0
@@ -237,12 +246,51 @@ def affinity_values(candidates: Sequence[Seen], values: Mapping[str, float]) -> 
     return [values.get(affinity(seen), _mean(told)) for seen in candidates]
 
 
+def oldest(all_seen: Sequence[Seen], policy: Policy, now: float) -> int:
+    """Since when a block must have been learned to be there still: 0 for ever."""
+    told = [
+        (seen, scrape.kv_tokens)
+        for seen in all_seen
+        if (scrape := _fresh(seen.endpoint, policy, now)) is not None
+        and scrape.kv_tokens > 0
+        and seen.filtered != "gone"
+    ]
+    held, sent = sum(tokens for _, tokens in told), sum(seen.endpoint.recent for seen, _ in told)
+    own = sum(seen.endpoint.in_flight for seen, _ in told)
+    if not held or not sent:
+        return 0
+    if own:
+        sent *= max(1.0, sum(seen.running for seen, _ in told) / own)
+    return int(max(0.0, now - held * RECENT_SECONDS / sent))
+
+
+def queue_seconds(endpoint: Endpoint, rate: float, now: float) -> float:
+    """Until what is outstanding there is computed; as long again as it is late already."""
+    elapsed = max(0.0, now - endpoint.prefill_since) if endpoint.prefill_since > 0 else 0.0
+    return abs(endpoint.prefill_tokens / rate - elapsed)
+
+
+def unevenness(candidates: Sequence[Seen], rates: Sequence[float]) -> list[float]:
+    """How much was sent to each lately, beside the mean."""
+    recent = [seen.endpoint.recent / rate for seen, rate in zip(candidates, rates, strict=True)]
+    return [one / (_mean(recent) + EVEN_SECONDS) for one in recent]
+
+
 def score_by_cost(
-    seen: Seen, policy: Policy, blocks: int, prompt_tokens: float, output_tokens: float, factor: float, rate: float
+    seen: Seen,
+    policy: Policy,
+    blocks: int,
+    prompt_tokens: float,
+    output_tokens: float,
+    factor: float,
+    rate: float,
+    now: float,
 ) -> float:
-    """Minus the seconds that the request adds there."""
+    """Minus the seconds that the request adds there; ``factor``: times that its own prefill counts."""
     uncached = prompt_tokens - (prompt_tokens * seen.endpoint.matched_blocks / blocks if blocks else 0)
-    seconds = seen.endpoint.prefill_tokens / rate + factor * uncached / rate
+    queued = queue_seconds(seen.endpoint, rate, now)
+    first_token = queued + uncached / rate
+    seconds = queued + factor * uncached / rate + first_token**2 / (2 * PATIENCE_SECONDS)
     slowness = policy.prefill_tokens_per_second / rate
     seconds += 2 * output_tokens * policy.decode_seconds_per_request * slowness * seen.running
     seconds += max(0.0, (seen.kv_usage - KV_COMFORT) / (1 - KV_COMFORT)) * KV_PRESSURE_SECONDS
@@ -349,11 +397,14 @@ def decide(
     if policy.by_cost:
         factor = crowding(candidates)
         loads = affinity_values(candidates, AFFINITY_LOADS) if for_adapter else [0.0] * len(candidates)
+        rates = speeds(candidates, policy)
         values = iter(
             [
-                score_by_cost(one, policy, blocks, prompt_tokens, output_tokens, factor, rate)
+                score_by_cost(
+                    one, policy, blocks, prompt_tokens, output_tokens, factor + EVENNESS_WEIGHT * much, rate, now
+                )
                 - policy.adapter_seconds * load
-                for one, rate, load in zip(candidates, speeds(candidates, policy), loads, strict=True)
+                for one, rate, much, load in zip(candidates, rates, unevenness(candidates, rates), loads, strict=True)
             ]
         )
     else:

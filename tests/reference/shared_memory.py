@@ -9,7 +9,7 @@ STATES = ("starting", "serving", "draining")
 MASK = (1 << 64) - 1
 PAGE = 4096
 MAGIC = int.from_bytes(b"PENSTOCK", "little")
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 7
 FIELDS = (
     "magic",
     "layout_version",
@@ -101,7 +101,7 @@ def lay_out(
     parts = {
         "worker_rows_at": (workers + 1) * 128,
         "slots_at": 64 + slots * 16 + (workers + 1) * slots,
-        "load_at": workers * slots * 48,
+        "load_at": workers * slots * 64,
         "metrics_at": slots * 128,
         "buckets_at": 64 + buckets * 448,
         "journals_at": workers * journal_records * 208,

@@ -7,7 +7,7 @@ from bench.fleet.policies.base import Router
 from bench.fleet.policies.dynamo import DynamoCost
 from bench.fleet.policies.kthena import KthenaBest, KthenaDefault
 from bench.fleet.policies.llm_d import LlmDDefault, LlmDNewest
-from bench.fleet.policies.penstock import Penstock
+from bench.fleet.policies.penstock import Penstock, PenstockEvents
 from bench.fleet.policies.plain import BoundedHash, LeastRequests, Random, RoundRobin
 from bench.fleet.policies.smg import SmgCacheAware
 
@@ -15,6 +15,7 @@ YARDSTICK = "least-requests"
 """The policy that a fleet's capacity is measured with."""
 POLICIES: dict[str, type[Router]] = {
     "ours": Penstock,
+    "ours-events": PenstockEvents,
     "round-robin": RoundRobin,
     "random": Random,
     YARDSTICK: LeastRequests,

@@ -1,8 +1,13 @@
-"""Our own scheduler, compiled, as a gateway uses it: in a shared memory of its own, with the settings' defaults."""
+"""Our own scheduler, compiled, as a gateway uses it: in a shared memory of its own, with the settings' defaults.
+
+Prompts are matched by text, as what was sent where (``Penstock``), or by what engines say they hold (``PenstockEvents``).
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from _fastpath.hashing import BlockHashes
@@ -20,12 +25,17 @@ EXPECTED_OUTPUT_TOKENS = 256
 """The setting's default: a trace does not say what its requests allowed."""
 PREFIX_BYTES = 64 << 20
 """The setting's default."""
+EVENT_SECONDS = 0.02
+"""From an engine's KV event to the index: a batch, a socket, and the sidecar's loop."""
 START = 1000.0
 """Seconds that are added to the virtual clock, since a scrape at 0 is none."""
 
 
 class Penstock(Router):
     """``Scheduler.decide``, ``first_token`` and ``release``; metrics are written as the sidecar does."""
+
+    learns = True
+    """Whether a prompt is taken to be held where it was sent."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -52,6 +62,7 @@ class Penstock(Router):
             request.prompt_tokens,
             EXPECTED_OUTPUT_TOKENS,
             now + START,
+            learn=self.learns,
         )
         assert decision is not None, "no filter is on"
         engine, _, uncached = decision
@@ -61,12 +72,24 @@ class Penstock(Router):
 
     def hashes(self, request: Prompted) -> BlockHashes:
         """The gateway's smaller blocks: as many for each block of the trace as it has of them."""
-        each = max(1, self.setting.block_size // HASHED_TOKENS)
-        values = [one * each + part for one in request.ids for part in range(each)]
-        return BlockHashes.of(values[: request.prompt_tokens * each // self.setting.block_size])
+        values = self.parts(request.ids)
+        return BlockHashes.of(
+            values[: len(values) * request.prompt_tokens // (len(request.ids) * self.setting.block_size)]
+        )
+
+    def parts(self, ids: Sequence[int]) -> list[int]:
+        """The smaller blocks of some blocks of the trace."""
+        each = self.parts_of_a_block()
+        return [one * each + part for one in ids for part in range(each)]
+
+    def parts_of_a_block(self) -> int:
+        """How many of the blocks that are hashed are in one of the trace."""
+        return max(1, self.setting.block_size // HASHED_TOKENS)
 
     def first_token(self, request: Prompted, now: float) -> None:
-        self._scheduler.first_token(self._pool, self.placed[request.number], self._charged.pop(request.number))
+        self._scheduler.first_token(
+            self._pool, self.placed[request.number], self._charged.pop(request.number), now + START
+        )
         sent, tokens = self._sent.pop(request.number)
         if tokens >= MEASURED_TOKENS and now > sent:
             self._scheduler.prefilled(self._pool, self.placed[request.number], tokens, now - sent)
@@ -84,7 +107,53 @@ class Penstock(Router):
             scrape.inter_token_seconds,
             scrape.prefix_hit_ratio,
             now + START,
+            kv_tokens=self.setting.kv_tokens,
         )
 
     def close(self) -> None:
         self._folder.cleanup()
+
+
+class PenstockEvents(Penstock):
+    """As with ``prefixCache.mode: tokens``: every gateway hears what every engine stores and lets go of, a moment later."""
+
+    wants_events = True
+    learns = False
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._heard: deque[tuple[float, int, bool, Sequence[int]]] = deque()
+        """When it reaches the index, of which engine, whether it was stored, which blocks."""
+        self._now = 0.0
+
+    def parts_of_a_block(self) -> int:
+        """Engines tell of their own blocks, and these are hashed."""
+        return 1
+
+    def choose(self, request: Prompted, now: float) -> int:
+        self._now = now
+        self._hear()
+        return super().choose(request, now)
+
+    def first_token(self, request: Prompted, now: float) -> None:
+        self._now = now
+        super().first_token(request, now)
+
+    def ended(self, request: Prompted, engine: int, now: float) -> None:
+        self._now = now
+        super().ended(request, engine, now)
+
+    def stored(self, engine: int, ids: Sequence[int]) -> None:
+        self._heard.append((self._now + EVENT_SECONDS, engine, True, ids))
+
+    def removed(self, engine: int, ids: Sequence[int]) -> None:
+        self._heard.append((self._now + EVENT_SECONDS, engine, False, ids))
+
+    def _hear(self) -> None:
+        while self._heard and self._heard[0][0] <= self._now:
+            time, engine, is_stored, ids = self._heard.popleft()
+            slot = self._slots[engine][0]
+            if is_stored:
+                self._scheduler.prefixes.learn(BlockHashes.of(self.parts(ids)), slot, time + START)
+            else:
+                self._scheduler.prefixes.discard(BlockHashes.of(self.parts(ids)), slot)

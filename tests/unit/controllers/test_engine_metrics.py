@@ -86,6 +86,21 @@ def test_ranks_are_added_up_and_shares_averaged():
     assert read_page(VLLM + other) == Reading(8, 8, 0.5, (5.0, 20), (8.0, 400), (80, 200))
 
 
+@pytest.mark.parametrize(
+    ("lines", "tokens"),
+    [
+        ('vllm:cache_config_info{block_size="16",cache_dtype="auto",num_gpu_blocks="100",num_cpu_blocks="7"} 1.0\n', 1600),
+        ('sglang:cache_config_info{page_size="64",num_pages="10"} 1.0\n', 640),
+        ('vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="100"} 1.0\n'
+         'vllm:cache_config_info{block_size="16",engine="1",num_gpu_blocks="50"} 1.0\n', 2400),
+        ('vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0\n', 0),
+        ("", 0),
+    ],
+)  # fmt: skip
+def test_a_page_says_how_much_the_engines_cache_holds(lines, tokens):
+    assert read_page(VLLM + lines) == replace(WANTED, kv_tokens=tokens)
+
+
 def test_a_page_without_labels_is_read():
     assert read_page("vllm:num_requests_running 2\nvllm:num_requests_waiting 1\n").running == 2
 

@@ -215,11 +215,16 @@ def test_an_endpoint_has_no_metrics_before_its_first_scrape(load, endpoint):
 def test_a_scrape_can_be_read_by_all_and_the_next_replaces_it(memory, load, endpoint):
     sidecar = Load(SharedMemory.attach(memory.path))
     assert sidecar.write_metrics(*endpoint, *SCRAPE, 10.0)
-    assert load.read_metrics(*endpoint) == dict(zip(NAMES, SCRAPE, strict=True)) | {"time": 10.0, "others": 3.0}
-    assert sidecar.write_metrics(*endpoint, *reversed(SCRAPE), 11.0)
+    assert load.read_metrics(*endpoint) == dict(zip(NAMES, SCRAPE, strict=True)) | {
+        "time": 10.0,
+        "others": 3.0,
+        "kv_tokens": 0.0,
+    }
+    assert sidecar.write_metrics(*endpoint, *reversed(SCRAPE), 11.0, kv_tokens=4096.0)
     assert load.read_metrics(*endpoint) == dict(zip(NAMES, reversed(SCRAPE), strict=True)) | {
         "time": 11.0,
         "others": 0.875,
+        "kv_tokens": 4096.0,
     }
 
 
@@ -266,3 +271,41 @@ def test_metrics_of_a_former_endpoint_are_not_those_of_the_next(load, slots, end
     assert load.write_metrics(*newer, *SCRAPE, 12.0)
     assert load.read_metrics(*newer)["time"] == 12.0
     assert load.read_metrics(*endpoint) is None
+
+
+def test_an_engine_begins_the_next_prefill_when_the_one_before_is_over(memory, load, endpoint):
+    other = Load(memory, 1)
+    assert load.read_prefill_since(*endpoint) == 0.0
+    load.charge(*endpoint, 100, 0, 10.0)
+    other.charge(*endpoint, 100, 0, 12.0)
+    assert load.read_prefill_since(*endpoint) == 10.0
+    load.first_token(*endpoint, 100, 15.0)
+    assert load.read_prefill_since(*endpoint) == 15.0
+    other.first_token(*endpoint, 100, 17.0)
+    assert load.read_prefill_since(*endpoint) == 0.0
+    load.charge(*endpoint, 100, 0, 20.0)
+    load.charge(*endpoint, 100, 0, 25.0)
+    assert load.read_prefill_since(*endpoint) == 20.0
+
+
+def test_when_a_prefill_began_is_not_known_of_charges_without_a_time(load, endpoint):
+    load.charge(*endpoint, 100, 0)
+    assert load.read_prefill_since(*endpoint) == 0.0
+    assert load.read_recent(*endpoint, 10.0) == 0.0
+
+
+def test_what_was_sent_lately_fades(memory, load, endpoint):
+    load.charge(*endpoint, 900, 100, 10.0)
+    assert load.read_recent(*endpoint, 10.0) == 1000.0
+    assert load.read_recent(*endpoint, 130.0) == 500.0
+    load.charge(*endpoint, 1000, 0, 130.0)
+    assert load.read_recent(*endpoint, 130.0) == 1500.0
+    Load(memory, 1).charge(*endpoint, 300, 0, 130.0)
+    assert load.read_recent(*endpoint, 370.0) == 600.0
+    load.release(*endpoint, 900, 100)
+    assert load.read_recent(*endpoint, 370.0) == 600.0
+
+
+def test_more_than_a_word_can_count_is_its_most(load, endpoint):
+    load.charge(*endpoint, 1 << 40, 0, 10.0)
+    assert load.read_recent(*endpoint, 10.0) == 2.0**32 - 1

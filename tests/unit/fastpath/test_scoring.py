@@ -39,7 +39,8 @@ class Fleet:
         """Metrics of the endpoint at this slot, which is its position; whether they were taken."""
         names = ("running", "waiting", "kv_usage", "first_token", "inter_token", "hits")
         numbers = [values.get(name, 0.0) for name in names]
-        return self.scheduler.load.write_metrics(position, 0, *numbers, values.get("now", NOW))
+        now, kv_tokens = values.get("now", NOW), values.get("kv_tokens", 0.0)
+        return self.scheduler.load.write_metrics(position, 0, *numbers, now, kv_tokens=kv_tokens)
 
     def scrape(self, position: int, **values: float) -> None:
         assert self.write(position, **values)
@@ -426,17 +427,22 @@ def test_without_a_session_the_score_says_nothing(fleet: Fleet) -> None:
     assert {fleet.dry(pool, weighted(session=1))[0] for _ in range(100)} == {0, 1, 2, 3}
 
 
+def late(seconds: float) -> float:
+    """What a first token costs beyond its time."""
+    return seconds * seconds / 5
+
+
 def test_cost_of_prefill(fleet: Fleet) -> None:
-    """Seconds of what is queued there and of the prompt, which counts four times while one endpoint of two is busy."""
+    """Seconds of what is queued there and of the prompt, which counts six times while one endpoint of two is busy, and lateness."""
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 8000, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=4000)
-    assert scores == pytest.approx([-3.0, -2.0])
+    assert scores == pytest.approx([-4.0 - late(1.5), -3.0 - late(0.5)])
     assert fleet.dry(pool)[0] == 1
 
 
 @pytest.mark.parametrize(
-    ("busy", "factor"), [(0, 1.0), (1, 1 + 3 * 0.1 / 0.9), (5, 4.0), (9, 28.0), (10, 31.0)]
+    ("busy", "factor"), [(0, 1.0), (1, 1 + 5 * 0.1 / 0.9), (5, 6.0), (9, 46.0), (10, 51.0)]
 )  # fmt: skip
 def test_a_prompt_to_compute_counts_the_more_the_more_endpoints_are_busy(
     fleet: Fleet, busy: int, factor: float
@@ -446,14 +452,69 @@ def test_a_prompt_to_compute_counts_the_more_the_more_endpoints_are_busy(
     for slot in range(busy):
         fleet.scheduler.load.charge(slot, 0, 1, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=8000)
-    assert scores == pytest.approx([-factor] * 10, abs=0.001)
+    assert scores == pytest.approx([-factor - late(1.0)] * 10, abs=0.001)
+
+
+def test_what_is_computed_by_now_is_queued_no_more(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scheduler.load.charge(0, 0, 16000, 0, NOW - 1.5)
+    scores = fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0)
+    assert scores == pytest.approx([-0.5 - late(0.5), 0.0])
+    fleet.decide(pool, prompt_tokens=0, excluded=[1])
+    assert fleet.scheduler.queued_tokens == 4000
+
+
+def test_the_next_prefill_begins_with_the_first_token_of_the_one_before(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    for _ in range(2):
+        fleet.scheduler.load.charge(0, 0, 8000, 0, NOW - 3)
+    assert fleet.scheduler.first_token(pool, 0, 8000, NOW - 0.25)
+    assert fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0) == pytest.approx([-0.75 - late(0.75)])
+
+
+def test_an_engine_that_is_late_looks_worse_with_every_second(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.scheduler.load.charge(0, 0, 8000, 0, NOW)
+    policy = Policy(decode_seconds_per_request=0)
+    scores = [fleet.scores(pool, policy, prompt_tokens=0, now=NOW + after)[0] for after in (0.5, 1, 2, 10)]
+    assert scores == pytest.approx([-0.5 - late(0.5), 0.0, -1 - late(1), -9 - late(9)])
+    assert fleet.decide(pool, now=NOW + 10)
+    assert fleet.scheduler.queued_tokens == 0
+
+
+def test_a_prompt_costs_more_where_much_was_sent_lately(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    fleet.scheduler.load.charge(0, 0, 8000 * 24, 0, NOW)
+    fleet.scheduler.load.first_token(0, 0, 8000 * 24, NOW)
+    policy = Policy(decode_seconds_per_request=0)
+    scores = fleet.scores(pool, policy, prompt_tokens=8000)
+    assert scores == pytest.approx([-1 - 2 * 24 / (12 + 12) - late(1), -1 - late(1)])
+    later = fleet.scores(pool, policy, prompt_tokens=8000, now=NOW + 120)
+    assert later == pytest.approx([-1 - 2 * 12 / (6 + 12) - late(1), -1 - late(1)])
+
+
+@pytest.mark.parametrize(
+    ("kv_tokens", "others", "kept"),
+    [(13_500, 0, True), (13_000, 0, False), (0, 0, True), (39_000, 2, False), (41_000, 2, True)],
+)
+def test_a_prompt_is_cached_for_as_long_as_others_take_to_fill_the_caches(
+    fleet: Fleet, kv_tokens: int, others: int, kept: bool
+) -> None:
+    """20,000 tokens of 240 s ago count a third by now, as if 56 came a second; where others send as well, they do so at the same rate."""
+    pool = fleet.pool(1)
+    assert fleet.decide(pool, hashes=hashes(4), prompt_tokens=20_000) == (0, 0, 20_000)
+    for _ in range(2):
+        fleet.scrape(0, now=NOW + 240, kv_tokens=kv_tokens, running=1 + others)
+    found = fleet.dry(pool, hashes=hashes(4), prompt_tokens=20_000, now=NOW + 240)
+    assert found == (0, 4 * kept, 20_000 * (not kept))
+    assert fleet.dry(pool, hashes=hashes(4), prompt_tokens=20_000, now=NOW + 240, learn=False) == (0, 4, 0)
 
 
 def test_who_cannot_take_it_does_not_crowd(fleet: Fleet) -> None:
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 8000, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=8000, excluded=[0])
-    assert scores == [None, pytest.approx(-1.0)]
+    assert scores == [None, pytest.approx(-1.0 - late(1.0))]
 
 
 @pytest.mark.parametrize(
@@ -467,7 +528,7 @@ def test_an_engine_that_is_measurably_slower_or_faster_than_the_others_costs_acc
     for slot in range(4):
         for _ in range(200):
             fleet.scheduler.prefilled(pool, slot, 8000, seconds if slot == 0 else 2.0)
-    first, *others = fleet.scores(pool, Policy(), prompt_tokens=8000)
+    first, *others = fleet.scores(pool, Policy(), prompt_tokens=1)
     assert others == pytest.approx([others[0]] * 3)
     assert first / others[0] == pytest.approx(slowness, rel=0.02)
 
@@ -478,14 +539,14 @@ def test_until_an_endpoint_is_measured_it_is_as_fast_as_the_others_are(fleet: Fl
         fleet.scheduler.prefilled(pool, 1, 1000, 1.0)
     scores = fleet.scores(pool, Policy(), prompt_tokens=1000)
     assert scores == pytest.approx([scores[0]] * 3)
-    assert scores[0] == pytest.approx(-1, rel=0.05)
+    assert scores[0] == pytest.approx(-1 - late(1.0), rel=0.05)
 
 
 def test_cost_of_a_cached_prompt(fleet: Fleet) -> None:
     pool = fleet.pool(2)
     fleet.scheduler.prefixes.learn(hashes(3), 0, NOW)
     scores = fleet.scores(pool, Policy(), prompt_tokens=8000, hashes=hashes(4))
-    assert scores == pytest.approx([-0.25, -1.0])
+    assert scores == pytest.approx([-0.25 - late(0.25), -1.0 - late(1.0)])
     assert fleet.dry(pool, prompt_tokens=8000, hashes=hashes(4)) == (0, 3, 2000)
 
 
@@ -926,10 +987,13 @@ def test_explain(fleet: Fleet) -> None:
     fleet.dry(pool, Policy(decode_seconds_per_request=0), hashes=hashes(4), prompt_tokens=1600, excluded=[1])
     assert fleet.scheduler.explain(pool) == [
         {
-            "filtered": "", "score": pytest.approx(-3.2), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
+            "filtered": "", "score": pytest.approx(-5.2 - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
             "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True, "adapter": "",
             "prefill_tokens_per_second": 8000.0,
-            "cost": {"queue": 0.1, "prefill": pytest.approx(0.1 * 31), "decode": 0.0, "memory": 0.0, "adapter": 0.0},
+            "cost": {
+                "queue": 0.1, "prefill": pytest.approx(0.1 * 51), "lateness": pytest.approx(late(0.2)), "decode": 0.0, "memory": 0.0,
+                "adapter": 0.0,
+            },
         },
         {
             "filtered": "excluded", "score": None, "matched_blocks": 0, "in_flight": 0, "prefill_tokens": 0,

@@ -239,7 +239,7 @@ def test_what_was_queued_before_it_was_computed_in_the_same_time(fleet):
     first = place(fleet, tokens=(8000, 10))
     placed = [place(fleet, tokens=(1000, 10)) for _ in range(12)]
     behind = next(one for one in placed if one.placed is first.placed)
-    assert behind.queued_tokens >= 8000
+    assert behind.queued_tokens > 7000  # a part of it is computed by now
     fleet.placer.first_token(behind, 2.0)
     assert prefills(fleet, behind) == (behind.queued_tokens + 1000, 2.0)
 
