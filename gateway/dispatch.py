@@ -72,7 +72,7 @@ class Dispatcher:
         exchange.is_learned = exchange.hashes is None  # an engine that tells of its blocks tells of this one too
         if exchange.hashes is None:
             exchange.hashes = self._placer.hash_prompt(
-                exchange.server, exchange.body, exchange.scan, _cache_of(exchange)
+                exchange.server, exchange.body, exchange.scan, cache_of(exchange)
             )
         exchange.session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
         failed: UpstreamError | None = None
@@ -124,13 +124,13 @@ class Dispatcher:
             return None
         exchange.prompt_tokens = max(1, len(found.ids))
         adapter = exchange.model if exchange.matched.is_adapter else ""
-        own = _cache_of(exchange)
+        own = cache_of(exchange)
         return self._placer.hash_tokens(server, found.ids, adapter, orjson.loads(own) if own else found.salt)
 
     async def _first_place(self, exchange: Exchange) -> None:
         assert exchange.server is not None
         try:
-            if self._room.is_waited(exchange.server.server.name) or not self._has_room(exchange):
+            if self._room.comes(exchange.server.server.name, exchange.tenant) or not self._has_room(exchange):
                 await self._wait(exchange)
         except PenstockError as error:
             self._metrics.unplaced(exchange, error.code)
@@ -144,7 +144,7 @@ class Dispatcher:
             return False
         await self._pause(attempt, server.traffic.retry_interval)
         try:
-            self._place(exchange)
+            self._place(exchange, is_owed=True)
         except PenstockError:
             return False
         self._metrics.retried(server.name, failed.code)
@@ -153,15 +153,15 @@ class Dispatcher:
     def _has_room(self, exchange: Exchange) -> bool:
         """Whether there is an endpoint for it now, which then is its own. Raises PenstockError when waiting would not help."""
         try:
-            self._place(exchange)
+            self._place(exchange, is_owed=False)
         except QueueFull:
             if self._room.seconds <= 0:
                 raise
             return False
         return True
 
-    def _place(self, exchange: Exchange) -> None:
-        """Choose an endpoint and charge it. Raises NoEndpoint or QueueFull."""
+    def _place(self, exchange: Exchange, is_owed: bool) -> None:
+        """Choose an endpoint and charge it; of those places that are kept only when it is owed one. Raises NoEndpoint or QueueFull."""
         assert exchange.server is not None
         begun = self._clock()
         placement = self._placer.place(
@@ -172,6 +172,7 @@ class Dispatcher:
             exchange.tried,
             exchange.session,
             exchange.is_learned,
+            not is_owed and self._room.is_contested(exchange.server.server.name),
         )
         exchange.placement, exchange.is_released = placement, False
         exchange.tried = (*exchange.tried, placement.position)
@@ -209,7 +210,7 @@ class Dispatcher:
             await asyncio.sleep(interval * 2 ** (attempt - 2) * (0.5 + self._random() / 2))
 
 
-def waiter_of(exchange: Exchange, place: Callable[[], None]) -> Waiter:
+def waiter_of(exchange: Exchange, place: Callable[[bool], None]) -> Waiter:
     """A request's place in the queue: its tenant's, with the priority it asks for and may have, until its client will have given up."""
     caller = exchange.caller
     weight, priority = (caller.weight, caller.priority) if caller is not None else (1.0, 0)
@@ -235,7 +236,7 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _cache_of(exchange: Exchange) -> bytes:
+def cache_of(exchange: Exchange) -> bytes:
     """Whose cache a prompt is found in, where engines keep tenants apart: empty where all share one."""
     caller = exchange.caller
     return caller.cache_salt if caller is not None and exchange.operation.takes_cache_salt else b""

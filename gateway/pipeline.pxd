@@ -27,7 +27,7 @@ cdef class Pipeline:
     cdef Dispatcher _dispatcher
     cdef Replier _replier
     cdef readonly BodyLedger _bodies
-    cdef object _forbidden
+    cdef object _forbidden, _refused
     cdef Gate _gate
     cdef dict _exchanges
     cdef public bint draining

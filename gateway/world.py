@@ -23,10 +23,13 @@ GatewayReplica = Replica[PlacedEndpoint, ServerPool, CompiledRoute]
 class GatewayCompiler:
     """Slots for endpoints, pools for servers, patterns for routes. What cannot be made raises Unusable."""
 
-    def __init__(self, memory: SharedMemory, row: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, memory: SharedMemory, row: int, clock: Callable[[], float] = time.monotonic, reserved_percent: float = 0.0
+    ) -> None:
         self._book = SlotBook(memory, row)
         self._health = Health(memory)
         self._clock = clock
+        self._reserved_percent = reserved_percent
 
     def endpoint(self, endpoint: Endpoint) -> PlacedEndpoint:
         """Give an endpoint its slot. One that nobody has seen before warms up from now."""
@@ -44,7 +47,7 @@ class GatewayCompiler:
     def server(self, server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPool:
         """Pool a server's endpoints."""
         try:
-            return make_pool(server, endpoints)
+            return make_pool(server, endpoints, self._reserved_percent)
         except (ValueError, OverflowError) as error:
             raise Unusable(f"ModelServer `{server.name}`: {error}") from error
 

@@ -83,14 +83,16 @@ class Placer:
         tried: Sequence[int],
         session: int = 0,
         learn: bool = True,
+        narrow: bool = False,
     ) -> Placement:
         """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull.
 
         ``session``: what :func:`session_of` says, 0 for none. Without ``learn`` the endpoint is not taken to hold the prompt from now on:
-        it says so itself.
+        it says so itself. ``narrow``: leave the places that are kept for tenants which had less than their share.
         """
+        pool = server.narrow if narrow else server.pool
         decision = self._scheduler.decide(
-            server.pool,
+            pool,
             server.policy,
             hashes,
             prompt_tokens,
@@ -103,7 +105,7 @@ class Placer:
             learn,
         )
         if decision is None:
-            raise refusal(server, self._scheduler.filtered(server.pool))
+            raise refusal(server, self._scheduler.filtered(pool))
         position, matched_blocks, prefill_tokens = decision
         blocks = len(hashes) if hashes is not None else 0
         queued, probe = self._scheduler.queued_tokens, self._scheduler.probe

@@ -14,6 +14,7 @@ SERVES = 1
 PREFILLS = 2
 DECODES = 4
 LONGEST_PROBE_SECONDS = 3600.0
+_SMALLEST_BOUND = 4
 ROLE_BITS: dict[Role, int] = {"both": SERVES, "prefill": PREFILLS, "decode": DECODES}
 
 
@@ -27,19 +28,46 @@ class PlacedEndpoint(Struct, frozen=True, gc=False):
 class ServerPool:
     """A server, its endpoints in the pool's order, and what the compiled scheduler needs of both."""
 
-    def __init__(self, server: Server, endpoints: tuple[PlacedEndpoint, ...], pool: Pool, policy: Policy) -> None:
+    def __init__(
+        self,
+        server: Server,
+        endpoints: tuple[PlacedEndpoint, ...],
+        pool: Pool,
+        policy: Policy,
+        narrow: Pool | None = None,
+    ) -> None:
         self.server = server
         self.endpoints = endpoints
         self.pool = pool
+        self.narrow: Pool = narrow or pool
+        """The same endpoints, each with the places left out that are kept for tenants which had less than their share."""
         self.policy = policy
         self.matches_tokens = server.prefix_cache.mode == "tokens"
         self.keeps_sessions = server.scheduling.weights.get("session", 0.0) > 0
         """Whether what names a request's session counts in the choice."""
 
 
-def make_pool(server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPool:
-    """Compile a server's pool. Raises ValueError for a scorer that does not exist, or rules of ejection that are out of range."""
+def make_pool(server: Server, endpoints: tuple[PlacedEndpoint, ...], reserved_percent: float = 0.0) -> ServerPool:
+    """Compile a server's pool. ``reserved_percent``: see :func:`reserved_of`.
+
+    Raises ValueError for a scorer that does not exist, or rules of ejection that are out of range.
+    """
     bound = server.traffic.maximum_in_flight
+    pool = _pool(server, endpoints, bound)
+    reserved = reserved_of(bound, reserved_percent)
+    narrow = _pool(server, endpoints, bound - reserved) if reserved else pool
+    return ServerPool(server, endpoints, pool, make_policy(server.scheduling), narrow)
+
+
+def reserved_of(bound: int, percent: float) -> int:
+    """Of so many requests that an endpoint may have at once, those that are kept for tenants which had less than their share.
+
+    At least one; none where an endpoint may have fewer than four.
+    """
+    return max(1, int(bound * percent / 100)) if percent > 0 and bound >= _SMALLEST_BOUND else 0
+
+
+def _pool(server: Server, endpoints: tuple[PlacedEndpoint, ...], bound: int) -> Pool:
     slots = [
         (
             one.slot.index,
@@ -50,8 +78,7 @@ def make_pool(server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPo
         )
         for one in endpoints
     ]
-    pool = Pool(slots, make_outlier(server.traffic))
-    return ServerPool(server, endpoints, pool, make_policy(server.scheduling))
+    return Pool(slots, make_outlier(server.traffic))
 
 
 def make_outlier(traffic: Traffic) -> Outlier:
