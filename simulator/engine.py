@@ -38,6 +38,7 @@ class Request:
     hashes: tuple[int, ...]
     tokens: tuple[int, ...] = ()
     remote_prefill: bool = False
+    salt: str = ""
     arrived: float = 0.0
     is_started: bool = False
     started: float = 0.0
@@ -243,7 +244,7 @@ class Engine:
             and wanted > len(request.hashes)
             and len(request.tokens) + len(request.output) >= wanted * size
         ):
-            request.hashes = block_hashes((*request.tokens, *request.output), size)
+            request.hashes = block_hashes((*request.tokens, *request.output), size, request.salt)
         return request.hashes
 
     def _let_go(self, request: Request) -> None:

@@ -313,7 +313,7 @@ async def test_it_reports_how_the_keys_stand(make, server, clock, key):
     assert keys.report() == good | {"fetched": NOW + 60.0, "until": NOW + 86_460.0}
 
 
-async def test_keys_of_a_file_do_not_grow_old(make, key):
+async def test_keys_of_a_file_are_reported_without_an_age(make, key):
     keys = make(address="")
     keys.take(document(key))
     assert keys.report() == {"keys": 1, "fetched": None, "until": None, "failures": 0, "fault": None}
