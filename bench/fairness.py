@@ -116,7 +116,7 @@ async def _ask(session: aiohttp.ClientSession, body: bytes, due: float, found: F
             if reply.status == 200:
                 found.first_tokens.append(first)
                 found.queued.append(_queued(reply.headers.get("server-timing", "")))
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, RuntimeError) as error:  # RuntimeError: the session was closed, at the end of a flood
         found.statuses[type(error).__name__] += 1
 
 
