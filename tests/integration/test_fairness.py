@@ -59,6 +59,8 @@ def test_a_flood_in_one_worker_does_not_keep_a_tenant_waiting_in_the_other(tmp_p
                 ended.set()
                 for thread in threads:
                     thread.join()
+                for connection in flood:
+                    connection.close()
             assert {status for _, status in finished} == {200}
             assert flood_meanwhile <= 12  # at most one of the flood before each of the victim's, and one under way
 
