@@ -24,7 +24,9 @@ cdef struct Head:
 cdef struct Place:
     double virtual_time
     double most_paid
-    double reserved[6]
+    uint64_t tenant               # who asked last
+    double contested              # when a tenant asked after another one, monotonic seconds
+    double reserved[4]
 
 cdef class FairShare:
     cdef SharedMemory memory

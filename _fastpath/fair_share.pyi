@@ -13,6 +13,8 @@ from _fastpath.shared_memory import SharedMemory
 class FairShare:
     FRESH_SECONDS: float
     """A head that its worker has not shown for so long counts no more: its worker is dead, or hangs."""
+    CONTESTED_SECONDS: float
+    """So long after one tenant asked after another a server is taken to have several."""
     def __init__(self, memory: SharedMemory, worker: int) -> None:
         """``worker``: the own one. IndexError for one that is none."""
 
@@ -38,6 +40,12 @@ class FairShare:
 
     def is_first(self, server: int, priority: int, tag: float, now: float) -> bool:
         """Whether nobody in another worker is before: none with a higher priority, or with the same and a smaller tag."""
+
+    def note(self, server: int, tenant: int, now: float) -> None:
+        """A tenant asks a server for something."""
+
+    def is_contested(self, server: int, now: float) -> bool:
+        """Whether several tenants asked a server of late."""
 
     def virtual_time(self, server: int) -> float:
         """The largest tag that was served: a tenant that has paid no more than this has had no more than its share."""

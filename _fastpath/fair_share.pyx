@@ -5,6 +5,7 @@ from _fastpath.atomics cimport (
 )
 
 cdef double FRESH = 0.05
+cdef double CONTESTED = 60.0
 cdef uint64_t TIME_MASK = (<uint64_t>1 << 40) - 1
 cdef uint64_t MULTIPLIER = 0x9E3779B97F4A7C15
 
@@ -21,6 +22,7 @@ cdef inline void _raise_to(double* word, double value) noexcept nogil:
 @cython.final
 cdef class FairShare:
     FRESH_SECONDS = FRESH
+    CONTESTED_SECONDS = CONTESTED
 
     def __init__(self, SharedMemory memory not None, uint64_t worker):
         if worker >= memory.header.workers:
@@ -100,6 +102,18 @@ cdef class FairShare:
             if theirs > priority or (theirs == priority and atomic_relaxed_f64(&head.tag) < tag):
                 return False
         return True
+
+    def note(self, uint64_t server, uint64_t tenant, double now):
+        cdef Place* place = self.place(server)
+        cdef uint64_t earlier = atomic_load_u64(&place.tenant)
+        if earlier != tenant:
+            if earlier:
+                atomic_relax_f64(&place.contested, now)
+            atomic_store_u64(&place.tenant, tenant)
+
+    def is_contested(self, uint64_t server, double now):
+        cdef double at = atomic_relaxed_f64(&self.place(server).contested)
+        return at > 0 and now - at <= CONTESTED
 
     def virtual_time(self, uint64_t server):
         return atomic_load_f64(&self.place(server).virtual_time)

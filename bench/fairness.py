@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import random
+import secrets
 import socket
 import statistics
 import subprocess
@@ -46,6 +47,7 @@ class Shape:
 
     engines: int = 2
     maximum_in_flight: int = 8
+    reserved_percent: float = 25.0
     workers: int = 2
     prompt_tokens: int = 400
     output_tokens: int = 40
@@ -95,7 +97,7 @@ async def ask_at_rate(
         while (due := due + moments.expovariate(rate)) < end:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             length = moments.randint(1, 2 * shape.output_tokens - 1)  # of one length they would all end together
-            body = _body(shape, moments.randbytes(8).hex(), length)
+            body = _body(shape, secrets.token_hex(8), length)
             tasks.append(asyncio.create_task(_ask(session, body, due, found)))
         await asyncio.gather(*tasks)
     return found
@@ -114,7 +116,7 @@ async def _ask(session: aiohttp.ClientSession, body: bytes, due: float, found: F
             if reply.status == 200:
                 found.first_tokens.append(first)
                 found.queued.append(_queued(reply.headers.get("server-timing", "")))
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, RuntimeError) as error:  # RuntimeError: the session was closed, at the end of a flood
         found.statuses[type(error).__name__] += 1
 
 
@@ -183,7 +185,11 @@ def serving(shape: Shape) -> Iterator[int]:
         )
         try:
             wait_until(lambda: all(map(_listens, ports)), message="the engines do not listen")
-            settings = {"identity.keys_file": keys, "queue.seconds": 20}
+            settings = {
+                "identity.keys_file": keys,
+                "queue.seconds": 20,
+                "queue.reserved_percent": shape.reserved_percent,
+            }
             with Gateway(folder, {"demo.yaml": text}, workers=shape.workers, **settings) as gateway:
                 yield gateway.port
         finally:
@@ -217,7 +223,8 @@ def report(shape: Shape, rounds: list[Round]) -> str:
         f"# What a flood costs another tenant, {date.today()}",
         "",
         f"`python -m bench.fairness`: a victim asks {shape.victim_rate:g} times a second, a flood {shape.flood_times:g} times as often,",
-        f"with the same weight; {shape.engines} simulated engines, `maxInFlight: {shape.maximum_in_flight}`, {shape.workers} workers;",
+        f"with the same weight; {shape.engines} simulated engines, `maxInFlight: {shape.maximum_in_flight}`, {shape.workers} workers,",
+        f"`queue.reserved_percent: {shape.reserved_percent:g}`;",
         f"prompts of {shape.prompt_tokens} tokens that nobody holds, {shape.output_tokens} tokens of answer on average, Poisson arrivals, "
         f"{shape.seconds:g} s of each.",
         "Seconds to the first token, at the client, and seconds of them in the gateway's queue.",

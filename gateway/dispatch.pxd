@@ -20,6 +20,6 @@ cdef class Dispatcher:
     cpdef release(self, Exchange exchange, object error=*)
     cpdef bint _is_placed(self, Exchange exchange) except -1
     cpdef bint _has_room(self, Exchange exchange) except -1
-    cpdef _place(self, Exchange exchange)
+    cpdef _place(self, Exchange exchange, bint is_owed)
 
-cpdef bytes _cache_of(Exchange exchange)
+cpdef bytes cache_of(Exchange exchange)

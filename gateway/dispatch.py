@@ -76,7 +76,7 @@ class Dispatcher:
         exchange.is_learned = exchange.hashes is None  # an engine that tells of its blocks tells of this one too
         if exchange.hashes is None:
             exchange.hashes = self._placer.hash_prompt(
-                exchange.server, exchange.body, exchange.scan, _cache_of(exchange)
+                exchange.server, exchange.body, exchange.scan, cache_of(exchange)
             )
         exchange.session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
         failed: UpstreamError | None = None
@@ -133,14 +133,14 @@ class Dispatcher:
             return None
         exchange.prompt_tokens = max(1, len(found.ids))
         adapter = exchange.model if exchange.matched.is_adapter else ""
-        own = _cache_of(exchange)
+        own = cache_of(exchange)
         return self._placer.hash_tokens(server, found.ids, adapter, orjson.loads(own) if own else found.salt)
 
     def _is_placed(self, exchange: Exchange) -> bool:
         """Whether it has an endpoint without waiting. Raises PenstockError when waiting would not help."""
         assert exchange.server is not None
         try:
-            return not self._room.is_waited(exchange.server.server.name) and self._has_room(exchange)
+            return not self._room.comes(exchange.server.server.name, exchange.tenant) and self._has_room(exchange)
         except PenstockError as error:
             self._metrics.unplaced(exchange, error.code)
             raise
@@ -153,7 +153,7 @@ class Dispatcher:
             return False
         await self._pause(attempt, server.traffic.retry_interval)
         try:
-            self._place(exchange)
+            self._place(exchange, True)
         except PenstockError:
             return False
         self._metrics.retried(server.name, failed.code)
@@ -162,19 +162,20 @@ class Dispatcher:
     def _has_room(self, exchange: Exchange) -> bool:
         """Whether there is an endpoint for it now, which then is its own. Raises PenstockError when waiting would not help."""
         try:
-            self._place(exchange)
+            self._place(exchange, False)
         except QueueFull:
             if self._room.seconds <= 0:
                 raise
             return False
         return True
 
-    def _place(self, exchange: Exchange) -> None:
-        """Choose an endpoint and charge it. Raises NoEndpoint or QueueFull."""
+    def _place(self, exchange: Exchange, is_owed: bool) -> None:
+        """Choose an endpoint and charge it; of those places that are kept only when it is owed one. Raises NoEndpoint or QueueFull."""
         assert exchange.server is not None
         assert exchange.matched is not None
         begun = self._clock()
         adapter = adapter_of(exchange.model) if exchange.matched.is_adapter else 0
+        narrow = not is_owed and self._room.is_contested(exchange.server.server.name)
         placement = self._placer.place(
             exchange.server,
             exchange.hashes,
@@ -184,15 +185,16 @@ class Dispatcher:
             exchange.session,
             exchange.is_learned,
             adapter,
-            self._ask_plugins(exchange, adapter) if exchange.server.plugins else None,
+            self._ask_plugins(exchange, adapter, narrow) if exchange.server.plugins else None,
+            narrow,
         )
         exchange.placement, exchange.is_released = placement, False
         exchange.tried = (*exchange.tried, placement.position)
         exchange.scheduling = self._clock() - begun
         if self._shown > 0 and self._random() < self._shown:
-            exchange.decision = self._placer.describe(placement)
+            exchange.decision = self._placer.describe(placement, narrow)
 
-    def _ask_plugins(self, exchange: Exchange, adapter: int) -> list[float]:
+    def _ask_plugins(self, exchange: Exchange, adapter: int, narrow: bool) -> list[float]:
         server = exchange.server
         assert server is not None
         seen = self._placer.survey(
@@ -204,6 +206,7 @@ class Dispatcher:
             exchange.session,
             exchange.is_learned,
             adapter,
+            narrow,
         )
         asked = Asked(
             exchange.model,
@@ -217,8 +220,8 @@ class Dispatcher:
         names = [(one.endpoint.name, one.endpoint.address) for one in server.endpoints]
         return adjustments_of(server.plugins, asked, names, seen)
 
-    def _place_in_turn(self, exchange: Exchange) -> None:
-        self._place(exchange)  # which is a C function, that nobody else can be given with its object
+    def _place_in_turn(self, exchange: Exchange, is_owed: bool) -> None:
+        self._place(exchange, is_owed)  # which is a C function, that nobody else can be given with its object
 
     async def _wait(self, exchange: Exchange) -> None:
         """In turn, until an endpoint has room. Raises QueueFull."""
@@ -255,7 +258,7 @@ class Dispatcher:
             await asyncio.sleep(interval * 2 ** (attempt - 2) * (0.5 + self._random() / 2))
 
 
-def waiter_of(exchange: Exchange, place: Callable[[], None]) -> Waiter:
+def waiter_of(exchange: Exchange, place: Callable[[bool], None]) -> Waiter:
     """A request's place in the queue: its tenant's, with the priority it asks for and may have, until its client will have given up."""
     caller = exchange.caller
     weight, priority = (caller.weight, caller.priority) if caller is not None else (1.0, 0)
@@ -281,7 +284,7 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _cache_of(exchange: Exchange) -> bytes:
+def cache_of(exchange: Exchange) -> bytes:
     """Whose cache a prompt is found in, where engines keep tenants apart: empty where all share one."""
     caller = exchange.caller
     return caller.cache_salt if caller is not None and exchange.operation.takes_cache_salt else b""

@@ -12,4 +12,4 @@ cdef class BodyLedger:
     cpdef give(self, long long count)
 
 cpdef check_headers(Exchange exchange, requests)
-cpdef scan_body(Exchange exchange, settings, Forbidden forbidden=*)
+cpdef scan_body(Exchange exchange, settings, Forbidden forbidden=*, Forbidden refused=*)

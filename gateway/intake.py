@@ -15,6 +15,7 @@ LARGEST_WHOLE = 1 << 20
 """A body that announces no more is taken from RSGI in one piece; a larger one is counted while it comes."""
 PATIENCE_SECONDS = 1.0
 """A body on its way for less is not given up for another's."""
+CACHE_SALT = "cache_salt"
 _CLOSE = (("connection", "close"),)
 
 
@@ -124,10 +125,19 @@ async def _read_pieces(exchange: Exchange, length: int | None, requests: Request
     exchange.body = b"".join(pieces)
 
 
-def scan_body(exchange: Exchange, settings: Settings, forbidden: Forbidden | None = None) -> None:
+def forbidden_members(settings: Settings) -> tuple[Forbidden, Forbidden | None]:
+    """Members that are taken out of bodies, and of those the ones that are refused: tenants' salts, where the gateway says them."""
+    salt = [CACHE_SALT] if settings.identity.cache_salt_file else []
+    stripped = [one for one in settings.requests.stripped_members.split() if one not in salt]
+    return Forbidden([*stripped, *salt]), Forbidden(salt) if salt else None
+
+
+def scan_body(
+    exchange: Exchange, settings: Settings, forbidden: Forbidden | None = None, refused: Forbidden | None = None
+) -> None:
     """Check the body and note what routing, limits and scheduling need, and where members stand that no client may send.
 
-    Raises ClientError that names the member.
+    ``refused``: of those members the ones that are not taken out in silence. Raises ClientError that names the member.
     """
     requests = settings.requests
     if not exchange.body:
@@ -137,6 +147,8 @@ def scan_body(exchange: Exchange, settings: Settings, forbidden: Forbidden | Non
     except ScanError as error:
         raise ClientError(f"Invalid body: {error.message}.", code=error.code, parameter=error.field) from error
     exchange.scan = found
+    if found.forbidden and refused is not None:
+        _refuse_members(exchange.body, requests, refused)
     if not found.model:
         raise ClientError("`model` is missing.", code="missing_required_parameter", parameter="model")
     wanted = exchange.operation.prompt
@@ -154,6 +166,16 @@ def scan_body(exchange: Exchange, settings: Settings, forbidden: Forbidden | Non
 def choices_of(found: Scan) -> int:
     """Answers that a request asks for at once, within bounds."""
     return max(1, min(found.choices, 128))
+
+
+def _refuse_members(body: bytes, requests: Requests, refused: Forbidden) -> None:
+    if scan(body, requests.json_depth, requests.json_members, requests.json_digits, refused).forbidden:
+        name = refused.names[0]
+        raise ClientError(
+            f"`{name}` is not a client's to say here: this gateway says it itself. Leave it out.",
+            code="unsupported_parameter",
+            parameter=name,
+        )
 
 
 def _broke_off() -> ClientError:

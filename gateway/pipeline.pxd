@@ -32,7 +32,7 @@ cdef class Pipeline:
     cdef Dispatcher _dispatcher
     cdef Replier _replier
     cdef readonly BodyLedger _bodies
-    cdef Forbidden _forbidden
+    cdef Forbidden _forbidden, _refused
     cdef Gate _gate
     cdef dict _exchanges
     cdef public bint draining

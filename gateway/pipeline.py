@@ -9,7 +9,6 @@ import random as randomness
 import time
 from collections.abc import Callable
 
-from _fastpath.scanner import Forbidden
 from gateway.admission.limits import RateLimiter
 from gateway.admission.output_estimates import OutputEstimates
 from gateway.deadlines import Deadlines
@@ -27,7 +26,7 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange
 from gateway.identity.gate import Caller, Gate
-from gateway.intake import BodyLedger, check_headers, choices_of, read_body, scan_body
+from gateway.intake import BodyLedger, check_headers, choices_of, forbidden_members, read_body, scan_body
 from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.reply import Replier, estimated_output, note
@@ -115,8 +114,7 @@ class Pipeline:
         )
         self._bodies = BodyLedger(parts.settings.requests.bodies_in_flight_bytes, parts.clock)
         self._gate = parts.gate
-        salted = ["cache_salt"] if parts.settings.identity.cache_salt_file else []  # ours alone to say
-        self._forbidden = Forbidden([*parts.settings.requests.stripped_members.split(), *salted])
+        self._forbidden, self._refused = forbidden_members(parts.settings)
         self._exchanges: dict[int, Exchange] = {}
         self.draining = False
 
@@ -168,7 +166,9 @@ class Pipeline:
     async def serve(self, exchange: Exchange) -> None:
         """The life of a request. Each step notes what it found in the exchange, or raises."""
         self._refuse_when_draining()
-        scan_body(exchange, self._parts.settings, self._forbidden)  # what the body says; every later step reads it
+        scan_body(
+            exchange, self._parts.settings, self._forbidden, self._refused
+        )  # what the body says; every later step reads it
         self._permit(exchange)  # before routes are looked at: a stranger to a model shall not learn whether it exists
         self._match(exchange)  # before limits, which are a route's
         self._expect(exchange)  # what limits reserve and endpoints are charged with until the engine has counted

@@ -27,6 +27,7 @@ from gateway.plugin_paths import named_paths
 PREFIX = "PENSTOCK_"
 _SIZES = {"prefix_bytes": (192, 1 << 40), "counter_series": (64, 1 << 24), "counter_cells": (1024, 1 << 24)}
 """Least and most of the shared memory's sizes where they are not 1 and 2^24: every family of metrics needs its series."""
+_MOST_RESERVED = 50.0
 _SOCKET_PATH_LIMIT = 107
 _LONGEST_SOCKET_NAME = "/snapshots"
 
@@ -113,6 +114,8 @@ class Queue(Struct, frozen=True, kw_only=True):
     """How long a request waits for room at the most, 0 for not at all; less when its client says so (docs/identity.md)."""
     session_seconds: float = 0.0
     """For how long after its last answer a conversation (docs/identity.md) goes before others of its tenant, 0 for never."""
+    reserved_percent: float = 10.0
+    """Share of ``maxInFlight`` (one at least, of four or more) kept for tenants that had less than their share, while several ask."""
     credit_tokens: float = 20_000.0
     """Tokens (one of an answer counts as four) of its share that a tenant may have left unused and still ask for at once."""
     length: int = 1000
@@ -359,6 +362,10 @@ def _faults(settings: Settings) -> list[str]:
         faults.append(f"`redis.gateways` must be 1 or more, not {settings.redis.gateways}")
     if not 0.01 <= settings.redis.timeout_seconds <= 10:
         faults.append(f"`redis.timeout_seconds` must be 0.01 to 10, not {settings.redis.timeout_seconds}")
+    if settings.queue.reserved_percent > _MOST_RESERVED:
+        faults.append(
+            f"`queue.reserved_percent` must be at most {_MOST_RESERVED:g}, not {settings.queue.reserved_percent:g}"
+        )
     for name, value in _numbers(settings):
         if value < 0:
             faults.append(f"`{name}` must not be negative, not {value}")

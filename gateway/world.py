@@ -30,12 +30,14 @@ class GatewayCompiler:
         row: int,
         clock: Callable[[], float] = time.monotonic,
         plugins: Plugins | None = None,
+        reserved_percent: float = 0.0,
     ) -> None:
-        """``plugins``: those of a worker that chooses; without them none is asked."""
+        """``plugins``: those of a worker that chooses; without them none is asked. ``reserved_percent``: see :func:`make_pool`."""
         self._book = SlotBook(memory, row)
         self._health = Health(memory)
         self._clock = clock
         self._plugins = plugins
+        self._reserved_percent = reserved_percent
 
     def endpoint(self, endpoint: Endpoint) -> PlacedEndpoint:
         """Give an endpoint its slot. One that nobody has seen before warms up from now."""
@@ -53,7 +55,7 @@ class GatewayCompiler:
     def server(self, server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPool:
         """Pool a server's endpoints."""
         try:
-            return make_pool(server, endpoints, self._plugins_of(server))
+            return make_pool(server, endpoints, self._plugins_of(server), self._reserved_percent)
         except (ValueError, OverflowError) as error:
             raise Unusable(f"ModelServer `{server.name}`: {error}") from error
 

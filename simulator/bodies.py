@@ -44,6 +44,8 @@ class Work:
     is_streamed: bool
     wants_usage: bool
     transfer: dict[str, Any]
+    salt: str = ""
+    """Its blocks are shared with those of the same salt alone."""
 
     @property
     def answers(self) -> int:
@@ -65,6 +67,7 @@ def work_of(body: dict[str, Any], prompts: tuple[tuple[int, ...], ...], limits: 
         is_streamed=_flag(body, "stream", "stream"),
         wants_usage=_flag(options, "include_usage", "stream_options"),
         transfer=_object(body, "kv_transfer_params"),
+        salt=_salt(body),
     )
 
 
@@ -151,6 +154,13 @@ def _choices(body: dict[str, Any]) -> int:
     if type(given) is not int or not 1 <= given <= MOST_CHOICES:
         raise Refusal(400, f"n must be a whole number from 1 to {MOST_CHOICES}", "n")
     return given
+
+
+def _salt(body: dict[str, Any]) -> str:
+    given = body.get("cache_salt")
+    if given is not None and not (isinstance(given, str) and given):
+        raise Refusal(400, "cache_salt must be a text that is not empty", "cache_salt")
+    return given or ""
 
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:

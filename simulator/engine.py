@@ -40,6 +40,8 @@ class Request:
     remote_prefill: bool = False
     adapter: str = ""
     """LoRA adapter that it runs with, empty for none."""
+    salt: str = ""
+    """Its blocks are shared with those of the same salt alone."""
     arrived: float = 0.0
     is_started: bool = False
     started: float = 0.0
@@ -245,7 +247,7 @@ class Engine:
             and wanted > len(request.hashes)
             and len(request.tokens) + len(request.output) >= wanted * size
         ):
-            request.hashes = block_hashes((*request.tokens, *request.output), size)
+            request.hashes = block_hashes((*request.tokens, *request.output), size, request.salt)
         return request.hashes
 
     def _let_go(self, request: Request) -> None:

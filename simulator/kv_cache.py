@@ -29,9 +29,9 @@ class Removed:
 CacheEvent = Stored | Removed
 
 
-def block_hashes(tokens: Sequence[int], block_size: int) -> tuple[int, ...]:
-    """Chained hashes of the full blocks of a token sequence."""
-    chain = ROOT_HASH
+def block_hashes(tokens: Sequence[int], block_size: int, salt: str = "") -> tuple[int, ...]:
+    """Chained hashes of the full blocks of a token sequence; those of one ``salt`` (``cache_salt``) meet those of no other."""
+    chain = hash((ROOT_HASH, salt)) & HASH_MASK if salt else ROOT_HASH
     found = []
     for at in range(0, len(tokens) - block_size + 1, block_size):
         chain = hash((chain, tuple(tokens[at : at + block_size]))) & HASH_MASK

@@ -147,7 +147,8 @@ class SimulatedEngine:
             Request(
                 prompt_length=len(prompt),
                 output_length=work.length,
-                hashes=block_hashes(prompt, self.options.profile.block_size),
+                hashes=block_hashes(prompt, self.options.profile.block_size, work.salt),
+                salt=work.salt,
                 tokens=prompt,
                 remote_prefill=bool(work.transfer.get("do_remote_prefill")),
                 adapter=adapter,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import orjson
 
 from _fastpath.hashing import BlockHashes
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
+from gateway.dispatch import cache_of
+from gateway.errors import ClientError, ModelNotAllowed
 from gateway.exchange import OPERATIONS, Exchange
-from gateway.intake import scan_body
+from gateway.identity.faults import FileFaults
+from gateway.identity.gate import Caller
+from gateway.intake import forbidden_members, scan_body
 from gateway.routing.match import match
 from gateway.scheduling.place import Hashers, adapter_of, session_of
 from gateway.scheduling.pool import SERVES, ServerPool
@@ -22,22 +28,36 @@ from gateway.world import GatewayWorld
 class Explainer:
     """Decides as a worker would, on the shared memory that workers use; charges and learns nothing."""
 
-    def __init__(self, memory: SharedMemory, settings: Settings) -> None:
+    def __init__(
+        self, memory: SharedMemory, settings: Settings, caller_of: Callable[[str], Caller] | None = None
+    ) -> None:
+        """``caller_of``: what a tenant may, and its salt; None where nobody is asked."""
         self._scheduler = Scheduler(memory)
         self._hashers = Hashers(memory)
         self._tokens = PromptTokens(settings.tokens)
         self._settings = settings
+        self._caller_of = caller_of
+        self._forbidden, self._refused = forbidden_members(settings)
 
-    def explain(self, world: GatewayWorld, body: bytes, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
-        """The document of ``/debug/explain``. Raises PenstockError for a body that would be refused."""
+    def explain(
+        self, world: GatewayWorld, body: bytes, path: str, headers: Mapping[str, str], tenant: str = ""
+    ) -> dict[str, Any]:
+        """The document of ``/debug/explain``, for a request of this tenant. Raises PenstockError for what would be refused."""
         lower = {name.lower(): value for name, value in headers.items()}
         exchange = Exchange(None, None, path, OPERATIONS[path], "explain", 0.0, lower.get)
         exchange.body = body
-        scan_body(exchange, self._settings)
+        exchange.caller = self._caller(tenant)
+        scan_body(exchange, self._settings, self._forbidden, self._refused)
         assert exchange.scan is not None
+        if exchange.caller is not None and not exchange.caller.may_use(exchange.model):
+            raise ModelNotAllowed(
+                f"Tenant `{tenant}` may not use the model `{exchange.model[:100]}`.", parameter="model"
+            )
         matched = match(world, exchange.model, path, lower.get)
         document: dict[str, Any] = {
             "model": exchange.model,
+            "tenant": tenant or None,
+            "salted": bool(cache_of(exchange)),
             "prompt_tokens": exchange.prompt_tokens,
             "output_tokens": exchange.output_tokens,
             "route": matched.route.name if matched else None,
@@ -54,6 +74,18 @@ class Explainer:
             document["servers"].append(part | (self._server(exchange, pool, adapter) if pool else {"missing": True}))
         return document
 
+    def _caller(self, tenant: str) -> Caller | None:
+        if not tenant:
+            return None
+        if self._caller_of is None:
+            raise ClientError(
+                "`tenant` is given, and this gateway asks nobody who they are: leave it out.", parameter="tenant"
+            )
+        try:
+            return self._caller_of(tenant)
+        except (OSError, FileFaults) as error:
+            raise ClientError(f"What tenants may cannot be read: {error}", parameter="tenant") from error
+
     def _hashes(self, exchange: Exchange, pool: ServerPool, adapter: str) -> tuple[BlockHashes | None, int, str]:
         """Hashes of the prompt, its tokens, and by what it is matched: ``text``, ``tokens``, or why not by token."""
         assert exchange.scan is not None
@@ -61,10 +93,16 @@ class Explainer:
         if cache.mode == "tokens":
             found = self._tokens.at_once(cache.tokenizer, exchange.path, exchange.body)
             if found.ids is not None:
-                hashes = self._hashers.tokens(found.ids, adapter, found.salt, cache.block_size)
+                own = cache_of(exchange)
+                salt = orjson.loads(own) if own else found.salt
+                hashes = self._hashers.tokens(found.ids, adapter, salt, cache.block_size)
                 return hashes, max(1, len(found.ids)), "tokens"
             outcome = f"text ({found.outcome})"
-        return self._hashers.prompt(exchange.body, exchange.scan, cache), exchange.prompt_tokens, outcome
+        return (
+            self._hashers.prompt(exchange.body, exchange.scan, cache, cache_of(exchange)),
+            exchange.prompt_tokens,
+            outcome,
+        )
 
     def _server(self, exchange: Exchange, pool: ServerPool, adapter: str) -> dict[str, Any]:
         assert exchange.scan is not None

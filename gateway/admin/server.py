@@ -17,7 +17,12 @@ from gateway.admin.explain import Explainer
 from gateway.admin.state import State
 from gateway.errors import PenstockError
 from gateway.exchange import OPERATIONS
+from gateway.identity.check import is_configured
+from gateway.identity.gate import Caller
+from gateway.identity.keeper import read_directory
+from gateway.observability import worker_report
 from gateway.observability.exposition import render
+from gateway.settings import Settings
 from gateway.supervisor.listeners import PortInUse, port_owner
 from gateway.supervisor.supervisor import Supervisor
 
@@ -33,8 +38,13 @@ class AdminServer:
 
     def __init__(self, supervisor: Supervisor, version: str) -> None:
         self._supervisor = supervisor
-        self._state = State(supervisor, version, partial(controllers_file.read, supervisor.directory))
-        self._explainer = Explainer(supervisor.memory, supervisor.settings)
+        self._state = State(
+            supervisor,
+            version,
+            partial(controllers_file.read, supervisor.directory),
+            partial(worker_report.read, supervisor.directory),
+        )
+        self._explainer = Explainer(supervisor.memory, supervisor.settings, _caller_of(supervisor.settings))
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> int:
@@ -94,11 +104,22 @@ class AdminServer:
             if path not in OPERATIONS:
                 raise errors.NotFound(f"Unknown path `{path[:100]}`.")
             document = self._explainer.explain(
-                self._supervisor.replica.world, await request.read(), path, request.headers
+                self._supervisor.replica.world,
+                await request.read(),
+                path,
+                request.headers,
+                request.query.get("tenant", ""),
             )
         except PenstockError as error:
             return web.Response(status=error.status, body=errors.body(error), content_type="application/json")
         return _json(document)
+
+
+def _caller_of(settings: Settings) -> Callable[[str], Caller] | None:
+    """What a tenant may, as the files say when it is asked."""
+    if not is_configured(settings.identity):
+        return None
+    return lambda name: read_directory(settings.identity).caller_of(name)
 
 
 def _document(make: Callable[[], Any]) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -16,6 +16,7 @@ from _fastpath.shared_memory import SharedMemory
 from gateway.admin.controllers_file import Told
 from gateway.datastore.model import Endpoint
 from gateway.observability.exposition import Gauge
+from gateway.observability.worker_report import Report, merged
 from gateway.scheduling.pool import PlacedEndpoint
 from gateway.supervisor.supervisor import Supervisor
 
@@ -23,12 +24,19 @@ STATE_VERSION = 1
 
 
 class State:
-    """Reads the supervisor's replica and the shared memory; ``told`` asks what the controllers say."""
+    """Reads the supervisor's replica and the shared memory; ``told`` asks what the controllers say, ``reported`` what a worker does."""
 
-    def __init__(self, supervisor: Supervisor, version: str, told: Callable[[], Told] = Told) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        version: str,
+        told: Callable[[], Told] = Told,
+        reported: Callable[[int, int], Report] = lambda index, process: Report(),
+    ) -> None:
         self._supervisor = supervisor
         self._version = version
         self._told = told
+        self._reported = reported
         self._memory: SharedMemory = supervisor.memory
         self._load = Load(self._memory)
         self._health = Health(self._memory)
@@ -78,6 +86,7 @@ class State:
                 for name, pool in world.servers.items()
             ],
             "endpoints": self.endpoints(),
+            "queues": merged(self._reports()),
             "limit_stores": [msgspec.to_builtins(one) for one in self._supervisor.leases.states()],
             "objects": told.objects,
             "problems": told.problems,
@@ -163,7 +172,38 @@ class State:
             ),
             ("penstock_config_generation", "Sequence number of the snapshot.", [({}, self._supervisor.replica.world.sequence)]),
             ("penstock_build_info", "Version.", [({"version": self._version}, 1.0)]),
+            *self._issuer_gauges(),
         ]  # fmt: skip
+
+    def _reports(self) -> list[Report]:
+        return [self._report(worker.index) for worker in self._supervisor.workers]
+
+    def _report(self, index: int) -> Report:
+        return self._reported(index, self._memory.read_row(index)["process"])
+
+    def _issuer(self, index: int) -> dict[str, Any] | None:
+        """The issuer's keys as a worker has them; their age in place of when they were fetched."""
+        found = self._report(index).issuer
+        if found is None:
+            return None
+        now, fetched, until = time.time(), found["fetched"], found["until"]
+        return {
+            "keys": found["keys"],
+            "age_seconds": None if fetched is None else round(max(0.0, now - fetched), 3),
+            "seconds_left": None if until is None else round(max(0.0, until - now), 3),
+            "failures": found["failures"],
+            "fault": found["fault"],
+        }
+
+    def _issuer_gauges(self) -> list[Gauge]:
+        found = [({"worker": str(one.index)}, self._issuer(one.index)) for one in self._supervisor.workers]
+        known = [(labels, one) for labels, one in found if one is not None]
+        aged = [(labels, one["age_seconds"]) for labels, one in known if one["age_seconds"] is not None]
+        return [
+            ("penstock_issuer_keys", "Keys of the issuer that tokens are checked with.", [(a, b["keys"]) for a, b in known]),
+            ("penstock_issuer_keys_age_seconds", "Since they were fetched.", aged),
+            ("penstock_issuer_fetch_failures", "Fetches that failed since.", [(a, b["failures"]) for a, b in known]),
+        ] if known else []  # fmt: skip
 
     def _rows(self) -> list[Any]:
         return [self._memory.read_row(worker.index) for worker in self._supervisor.workers]
@@ -187,6 +227,7 @@ class State:
             "resident_bytes": row["resident"],
             "loop_lag_seconds": row["loop_lag"] / 1e9,
             "restarts": restarts,
+            "issuer": self._issuer(index),
         }
 
     def _endpoint(self, placed: PlacedEndpoint) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.errors import IdentityUnavailable, Unauthorized
 from gateway.identity.faults import UnusableKeys
@@ -122,6 +124,19 @@ class IssuerKeys:
             self._text, self._keys = text, keys
             self._changed()
         self._until = self._wall() + self._pace.kept if self._address else float("inf")
+
+    def report(self) -> dict[str, Any]:
+        """How many keys count, since when and until when (Unix time; null for keys of a file, which do not grow old), fetches that failed
+        since, and why the last one did.
+        """
+        ages = self._until > 0 and math.isfinite(self._until)
+        return {
+            "keys": len(self._keys) if self._keys is not None else 0,
+            "fetched": self._until - self._pace.kept if ages else None,
+            "until": self._until if ages else None,
+            "failures": self._failures,
+            "fault": self._fault or None,
+        }
 
     async def run(self) -> None:
         """Fetch now, and go on to."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.identity.directory import (
     Directory,
@@ -32,6 +32,15 @@ SAVED_FILE = "jwks.json"
 """In the run directory: the issuer's last good keys, which are public."""
 
 logger = logging.getLogger(__name__)
+
+
+def read_directory(settings: Identity) -> Directory:
+    """Tenants as the files say now, without keys. Raises OSError and FileFaults."""
+    tenants, others = (
+        parse_tenants(Path(settings.tenants_file).read_bytes()) if settings.tenants_file else ({}, Tenant())
+    )
+    secret = parse_secret(Path(settings.cache_salt_file).read_bytes()) if settings.cache_salt_file else b""
+    return Directory([], tenants, others, secret)
 
 
 class Keeper:
@@ -91,6 +100,10 @@ class Keeper:
             clock=clock,
             pace=pace,
         )
+
+    def issuer_report(self) -> dict[str, Any] | None:
+        """How the issuer's keys stand, None without an issuer."""
+        return self._issuer.report() if self._issuer is not None else None
 
     async def run(self) -> None:
         """Keep everything up to date."""

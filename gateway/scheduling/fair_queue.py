@@ -32,7 +32,7 @@ class Waiter:
         priority: int,
         tokens: float,
         deadline: float,
-        place: Callable[[], None],
+        place: Callable[[bool], None],
         answered: float = 0.0,
     ) -> None:
         self.tenant = tenant
@@ -41,7 +41,10 @@ class Waiter:
         """Its weighted cost: tokens over the tenant's weight."""
         self.deadline = deadline
         self.place = place
-        """Takes an endpoint for it. Raises QueueFull while there is none, and other PenstockErrors when there will be none."""
+        """Takes an endpoint for it, told whether its tenant is owed one (:meth:`FairQueue.is_owed`).
+
+        Raises QueueFull while there is none, and other PenstockErrors when there will be none.
+        """
         self.answered = answered
         self.signal = Signal()
         self.tag = 0.0
@@ -114,6 +117,10 @@ class FairQueue:
         """Whether who is next here is before all who wait in other workers."""
         priority, tag, _, _ = self._line[0]
         return self._share.is_first(self.server, -priority, tag, now)
+
+    def is_owed(self, waiter: Waiter) -> bool:
+        """Whether its tenant has had less than its share."""
+        return waiter.tag <= self._share.virtual_time(self.server)
 
     def is_waited(self, now: float) -> bool:
         """Whether somebody waits for the server, in whichever worker."""

@@ -15,7 +15,7 @@ cdef class Placer:
     cdef object _clock, _corrections
     cpdef hash_prompt(self, ServerPool server, bytes body, Scan found, bytes salt=*)
     cpdef place(self, ServerPool server, BlockHashes hashes, long long prompt_tokens, long long output_tokens, tried,
-                unsigned long long session=*, bint learn=*, unsigned long long adapter=*, adjustments=*)
+                unsigned long long session=*, bint learn=*, unsigned long long adapter=*, adjustments=*, bint narrow=*)
     cpdef note(self, Placement placement, long outcome, double sent)
     cpdef first_token(self, Placement placement, double seconds)
     cpdef release(self, Placement placement)

@@ -94,15 +94,18 @@ class Placer:
         learn: bool = True,
         adapter: Count = 0,
         adjustments: Sequence[float] | None = None,
+        narrow: bool = False,
     ) -> Placement:
         """Choose an endpoint that was not tried yet, and charge it. Raises NoEndpoint or QueueFull.
 
         ``session``: what :func:`session_of` says, 0 for none. Without ``learn`` the endpoint is not taken to hold the prompt from now on:
         it says so itself. ``adapter``: what :func:`adapter_of` says of the model's name when it is one's, else 0.
         ``adjustments``: what plugins add to the score of each endpoint, NaN for one that is left out.
+        ``narrow``: leave the places that are kept for tenants which had less than their share.
         """
+        pool = server.narrow if narrow else server.pool
         decision = self._scheduler.decide(
-            server.pool,
+            pool,
             server.policy,
             hashes,
             prompt_tokens,
@@ -117,7 +120,7 @@ class Placer:
             adjustments,
         )
         if decision is None:
-            raise refusal(server, self._scheduler.filtered(server.pool))
+            raise refusal(server, self._scheduler.filtered(pool))
         position, matched_blocks, prefill_tokens = decision
         blocks = len(hashes) if hashes is not None else 0
         scheduler = self._scheduler
@@ -143,10 +146,12 @@ class Placer:
         session: int,
         learn: bool,
         adapter: int,
+        narrow: bool = False,
     ) -> list[Explanation]:
         """What :meth:`place` would see of each endpoint now."""
+        pool = server.narrow if narrow else server.pool
         self._scheduler.decide(
-            server.pool,
+            pool,
             server.policy,
             hashes,
             prompt_tokens,
@@ -159,13 +164,13 @@ class Placer:
             learn,
             adapter,
         )
-        return self._scheduler.explain(server.pool)
+        return self._scheduler.explain(pool)
 
-    def describe(self, placement: Placement) -> bytes:
-        """The choice that was just made, as JSON."""
-        return describe(
-            placement.pool, self._scheduler.explain(placement.pool.pool), placement.position, placement.blocks
-        )
+    def describe(self, placement: Placement, narrow: bool = False) -> bytes:
+        """The choice that was just made, as JSON. ``narrow``: as it was placed."""
+        server = placement.pool
+        seen = self._scheduler.explain(server.narrow if narrow else server.pool)
+        return describe(server, seen, placement.position, placement.blocks)
 
     def first_token(self, placement: Placement, seconds: float) -> None:
         """The prompt is computed, ``seconds`` after it was sent (0: not known): it weighs on the endpoint no more."""

@@ -15,6 +15,7 @@ SERVES = 1
 PREFILLS = 2
 DECODES = 4
 LONGEST_PROBE_SECONDS = 3600.0
+_SMALLEST_BOUND = 4
 ROLE_BITS: dict[Role, int] = {"both": SERVES, "prefill": PREFILLS, "decode": DECODES}
 
 
@@ -35,10 +36,13 @@ class ServerPool:
         pool: Pool,
         policy: Policy,
         plugins: tuple[Plugin, ...] = (),
+        narrow: Pool | None = None,
     ) -> None:
         self.server = server
         self.endpoints = endpoints
         self.pool = pool
+        self.narrow: Pool = narrow or pool
+        """The same endpoints, each with the places left out that are kept for tenants which had less than their share."""
         self.policy = policy
         self.plugins = plugins
         """Asked at every choice."""
@@ -47,9 +51,32 @@ class ServerPool:
         """Whether what names a request's session counts in the choice."""
 
 
-def make_pool(server: Server, endpoints: tuple[PlacedEndpoint, ...], plugins: tuple[Plugin, ...] = ()) -> ServerPool:
-    """Compile a server's pool. Raises ValueError for a scorer that does not exist, or rules of ejection that are out of range."""
+def make_pool(
+    server: Server,
+    endpoints: tuple[PlacedEndpoint, ...],
+    plugins: tuple[Plugin, ...] = (),
+    reserved_percent: float = 0.0,
+) -> ServerPool:
+    """Compile a server's pool. ``reserved_percent``: see :func:`reserved_of`.
+
+    Raises ValueError for a scorer that does not exist, or rules of ejection that are out of range.
+    """
     bound = server.traffic.maximum_in_flight
+    pool = _pool(server, endpoints, bound)
+    reserved = reserved_of(bound, reserved_percent)
+    narrow = _pool(server, endpoints, bound - reserved) if reserved else pool
+    return ServerPool(server, endpoints, pool, make_policy(server.scheduling), plugins, narrow)
+
+
+def reserved_of(bound: int, percent: float) -> int:
+    """Of so many requests that an endpoint may have at once, those that are kept for tenants which had less than their share.
+
+    At least one; none where an endpoint may have fewer than four.
+    """
+    return max(1, int(bound * percent / 100)) if percent > 0 and bound >= _SMALLEST_BOUND else 0
+
+
+def _pool(server: Server, endpoints: tuple[PlacedEndpoint, ...], bound: int) -> Pool:
     slots = [
         (
             one.slot.index,
@@ -60,8 +87,7 @@ def make_pool(server: Server, endpoints: tuple[PlacedEndpoint, ...], plugins: tu
         )
         for one in endpoints
     ]
-    pool = Pool(slots, make_outlier(server.traffic))
-    return ServerPool(server, endpoints, pool, make_policy(server.scheduling), plugins)
+    return Pool(slots, make_outlier(server.traffic))
 
 
 def make_outlier(traffic: Traffic) -> Outlier:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from _fastpath.fair_share import FairShare
+from _fastpath.slots import endpoint_identity
 from gateway.errors import PenstockError, QueueFull
 from gateway.scheduling.fair_queue import FairQueue, Waiter
 
@@ -81,9 +82,15 @@ class WaitingRoom:
         self._rooms: dict[str, _Room] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def is_waited(self, server: str) -> bool:
-        """Whether somebody waits for a server, in whichever worker: whoever comes then must not overtake."""
-        return self._room(server).queue.is_waited(self._clock())
+    def comes(self, server: str, tenant: str) -> bool:
+        """A tenant asks for a server: whether somebody waits for it, in whichever worker, whom it must not overtake."""
+        now, queue = self._clock(), self._room(server).queue
+        self._share.note(queue.server, endpoint_identity(tenant), now)
+        return queue.is_waited(now)
+
+    def is_contested(self, server: str) -> bool:
+        """Whether several tenants asked for a server of late: then some places are kept for those who had less than their share."""
+        return self._share.is_contested(self._room(server).queue.server, self._clock())
 
     def lengths(self) -> dict[str, int]:
         """How many wait, by server."""
@@ -140,7 +147,7 @@ class WaitingRoom:
     def _let_in(self, room: _Room, now: float) -> None:
         while (waiter := room.queue.next()) is not None and room.may_go(now):
             try:
-                waiter.place()
+                waiter.place(room.queue.is_owed(waiter))
             except QueueFull:
                 return
             except PenstockError as error:

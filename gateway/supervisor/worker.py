@@ -37,6 +37,7 @@ from gateway.identity.check import is_configured
 from gateway.identity.keeper import Keeper
 from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
+from gateway.observability.worker_report import Report, Reporter
 from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
 from gateway.scheduling.plugins import Plugins, find_factories
@@ -54,6 +55,7 @@ _COLLECT_AFTER = 5_000
 """Objects more than were freed, before the collector looks at the youngest: requests leave few cycles, and each look holds up all."""
 _LOOK_FOR_LEFT_SECONDS = 1.0
 _LAST_ANSWERS_SECONDS = 0.05
+_REPORT_SECONDS = 1.0
 _PAGE = resource.getpagesize()
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,10 @@ class Worker:
         self._memory.claim_row(orders.index, os.getpid(), 0)
         metrics = RequestMetrics(self._memory, orders.index)
         plugins = Plugins(find_factories(settings.scheduling_plugins), metrics.plugin_failed)
-        self._replica: GatewayReplica = Replica(GatewayCompiler(self._memory, orders.index, plugins=plugins))
+        reserved = settings.queue.reserved_percent
+        self._replica: GatewayReplica = Replica(
+            GatewayCompiler(self._memory, orders.index, plugins=plugins, reserved_percent=reserved)
+        )
         ring = partial(os.eventfd_write, orders.bell, 1)
         limiter = RateLimiter(self._memory, orders.index, self._generation, time.monotonic_ns, ring)
         self._replica.on_route(limiter.route_changed)
@@ -127,9 +132,10 @@ class Worker:
         self._fault_on_disk = disk.restore_if_possible(self._replica, Path(self._orders.run_directory))
         self._note_snapshot()
         core = [loop.create_task(one) for one in (self._subscriber.run(), self._beat())]
+        others = [loop.create_task(one) for one in (self._look_for_left(), self._report())]
         if self._keeper is not None:
             core.append(loop.create_task(self._keeper.run()))
-        tasks = [*core, loop.create_task(self._look_for_left())]
+        tasks = [*core, *others]
         serving = loop.create_task(self._server.serve_directly())
         loop.call_later(_THREADS_STARTED_SECONDS, yield_to_loop)
         self._memory.set_state(self._orders.index, STATES.index("serving"))
@@ -195,6 +201,17 @@ class Worker:
                     int(worst_lag * 1e9),
                     sum(self._room.lengths().values()),
                 )
+
+    async def _report(self) -> None:
+        reporter = Reporter(Path(self._orders.run_directory), self._orders.index)
+        while True:
+            issuer = self._keeper.issuer_report() if self._keeper is not None else None
+            report = Report(os.getpid(), self._room.report(), issuer)
+            try:
+                await asyncio.to_thread(reporter.write, report)
+            except OSError as error:
+                logger.warning("the worker's report cannot be written: %s", error)
+            await asyncio.sleep(_REPORT_SECONDS)
 
     async def _look_for_left(self) -> None:
         with socket.socket(fileno=os.dup(self._orders.listener)) as listener:

@@ -16,11 +16,14 @@ from penstock.main import UserError
 @click.argument("model", default="")
 @click.argument("prompt", default="hello")
 @click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header of the request.")
+@click.option("--tenant", default="", help="Whose request: its models and its cache salt count. [default: nobody's]")
 @click.option("--body", type=click.File("rb"), help="A whole request body instead of MODEL and PROMPT.")
 @click.option("--path", default="/v1/chat/completions", show_default=True)
 @click.option("--server", default=DEFAULT_SERVER, show_default=True, help="Admin port of the gateway.")
 @click.option("-o", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def command(model: str, prompt: str, headers: tuple[str, ...], body: Any, path: str, server: str, output: str) -> None:
+def command(
+    model: str, prompt: str, headers: tuple[str, ...], tenant: str, body: Any, path: str, server: str, output: str
+) -> None:
     """Show where a request would go, and why, without sending it.
 
     \b
@@ -38,7 +41,12 @@ def command(model: str, prompt: str, headers: tuple[str, ...], body: Any, path: 
         if not separator:
             raise click.BadParameter(f"`{header}` must be NAME=VALUE", param_hint="--header")
         named[name] = value
-    document = ask(server, f"/debug/explain?path={quote(path)}", content, {"content-type": "application/json", **named})
+    document = ask(
+        server,
+        f"/debug/explain?path={quote(path)}&tenant={quote(tenant, safe='')}",
+        content,
+        {"content-type": "application/json", **named},
+    )
     with expecting_a_gateway(server):
         click.echo(json.dumps(document, indent=2) if output == "json" else _text(document))
         is_matched = document["route"] is not None
@@ -73,6 +81,8 @@ def _text(document: dict[str, Any]) -> str:
         return "\n".join(lines)
     rule = f", rule {document['rule']}" if document["rule"] else ""
     lines.append(f"route {document['route']}{rule}")
+    if document["tenant"] is not None:
+        lines.append(f"tenant {document['tenant']}, {'with' if document['salted'] else 'without'} a cache of its own")
     for server in document["servers"]:
         lines.append(f"\nserver {server['server']}: {server['share']:.0%} of the requests")
         if server.get("missing"):

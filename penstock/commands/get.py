@@ -64,6 +64,14 @@ _TABLES: dict[str, tuple[list[str], Row]] = {
             f"{one['resident_bytes'] >> 20}Mi", f"{one['loop_lag_seconds'] * 1000:.1f}ms", one["restarts"],
         ],
     ),
+    "queues": (
+        ["server", "waiting", "expected", "tenants"],
+        lambda one: [
+            one["server"], one["waiting"], _age(one["estimated_seconds"]),
+            " ".join(f"{tenant['tenant'] or '-'}:{tenant['waiting']}" for tenant in one["tenants"])
+            + (f" others:{one['waiting_of_others']}" if one["waiting_of_others"] else ""),
+        ],
+    ),
     "problems": (
         ["file", "line", "field", "message"],
         lambda one: [one["file"], one["line"] or None, one["path"] or None, one["message"]],
@@ -74,6 +82,7 @@ _NAMES = {
     "servers": ("servers", "server", "modelserver", "modelservers", "msrv"),
     "endpoints": ("endpoints", "endpoint", "pods", "pod"),
     "workers": ("workers", "worker"),
+    "queues": ("queues", "queue"),
     "problems": ("problems", "problem"),
 }
 _KINDS = {"routes": "ModelRoute", "servers": "ModelServer"}
@@ -85,7 +94,7 @@ _BY_NAME = {name: kind for kind, names in _NAMES.items() for name in names}
 @click.option("--server", default=DEFAULT_SERVER, show_default=True, help="Admin port of the gateway.")
 @click.option("-o", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def command(kind: str, server: str, output: str) -> None:
-    """Show what a running gateway serves. KIND: routes, servers, endpoints or workers; problems: what it could not read.
+    """Show what a running gateway serves. KIND: routes, servers, endpoints, workers, queues (who waits), or problems.
 
     \b
     penstock get endpoints

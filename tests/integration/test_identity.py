@@ -192,7 +192,7 @@ class TestEngines:
         assert b"key-of-a" not in second.head
         assert first.header("cookie") is None
 
-    def test_are_told_a_salt_of_the_tenant_whatever_the_client_says(self, tmp_path):
+    def test_are_told_a_salt_of_the_tenant_and_clients_own_are_refused(self, tmp_path):
         def script(connection, received):
             connection.sendall(answer(200, completion()))
 
@@ -202,10 +202,11 @@ class TestEngines:
             settings = {"identity.keys_file": keys_file(tmp_path), "identity.cache_salt_file": tmp_path / "secret"}
             with Gateway(tmp_path, files, workers=2, **settings) as gateway:
                 for name in ("key-of-a", "key-of-b", "key-of-a"):
-                    assert status(gateway, bearer(name), cache_salt="mine") == 200
+                    assert status(gateway, bearer(name)) == 200
+                refused = gateway.ask(chat(cache_salt="mine"), headers=bearer("key-of-a"))
+                assert (refused.status, refused.error["param"]) == (400, "cache_salt")
         first, second, third = (one.json["cache_salt"] for one in engine.received)
-        assert first == third
-        assert len({first, second, "mine"}) == 3
+        assert first == third != second
 
 
 class TestTenants:

@@ -23,7 +23,7 @@ def make_queue(longest=10**6, memory=None, worker=0, credit=0.0):
 
 
 def waiter(tenant="a", priority=0, tokens=1.0, deadline=1e9, answered=0.0):
-    return Waiter(tenant, priority, tokens, deadline, lambda: None, answered)
+    return Waiter(tenant, priority, tokens, deadline, lambda is_owed: None, answered)
 
 
 def drain(queue, most=10**6):
@@ -170,7 +170,7 @@ def test_the_first_of_all_workers_is_whom_one_queue_would_serve(waiters, order):
     both = [make_queue(memory=memory, worker=worker) for worker in range(2)]
     for number, (one, worker) in enumerate(waiters):
         twin = waiter(one.tenant, one.priority, one.tokens)
-        one.place = twin.place = lambda number=number: number
+        one.place = twin.place = lambda _=False, number=number: number
         alone.join(twin, NOW)
         both[worker].join(one, NOW)
     expected, found = [one.place() for one in drain(alone)], []

@@ -15,7 +15,7 @@ SESSION = st.sampled_from([5, 5 + (1 << 40), (1 << 63) + 5, 6])  # the first one
 TOKENS = st.sampled_from([0.0, 0.5, 1.0, 100.0, -1.0])
 PRIORITY = st.integers(-2, 2)
 # sixteenths of a second are whole binary fractions, and one of them is longer than a head counts
-STEP = st.sampled_from([0.0, 1 / 64, 1 / 16])
+STEP = st.sampled_from([0.0, 1 / 64, 1 / 16, 50.0])
 STEPS = st.one_of(
     st.tuples(st.just("join"), SERVER, TENANT, TOKENS, st.sampled_from([0.0, 3.0, -1.0])),
     st.tuples(st.just("served"), SERVER, st.sampled_from([0.0, 1.0, 50.5])),
@@ -25,9 +25,11 @@ STEPS = st.one_of(
     st.tuples(st.just("is_first"), SERVER, PRIORITY, st.sampled_from([0.0, 1.0, 2.0])),
     st.tuples(st.just("virtual_time"), SERVER),
     st.tuples(st.just("answered"), SERVER, SESSION),
+    st.tuples(st.just("note"), SERVER, TENANT),
+    st.tuples(st.just("is_contested"), SERVER),
     st.tuples(st.just("last_answer"), SERVER, SESSION),
 )
-TIMED = ("join", "show", "is_waited", "is_first", "answered")
+TIMED = ("join", "show", "is_waited", "is_first", "answered", "note", "is_contested")
 
 
 @settings(max_examples=examples(200), deadline=None)

@@ -15,12 +15,15 @@ TIME_BITS = 40
 class Place:
     virtual_time: float = 0.0
     most_paid: float = 0.0
+    tenant: int = 0
+    contested: float = 0.0
     heads: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)
     """By worker: server, priority, tag, and when it was shown."""
 
 
 class FairShare:
     FRESH_SECONDS = 0.05
+    CONTESTED_SECONDS = 60.0
 
     def __init__(self, memory: SharedMemory, worker: int) -> None:
         if worker >= memory.workers:
@@ -68,6 +71,16 @@ class FairShare:
     def is_first(self, server: int, priority: int, tag: float, now: float) -> bool:
         others = [head for worker, head in self._heads(server, now).items() if worker != self._own]
         return not any((-theirs, their_tag) < (-priority, tag) for theirs, their_tag in others)
+
+    def note(self, server: int, tenant: int, now: float) -> None:
+        place = self._place(server)
+        if place.tenant not in (0, tenant):
+            place.contested = now
+        place.tenant = tenant
+
+    def is_contested(self, server: int, now: float) -> bool:
+        at = self._place(server).contested
+        return at > 0 and now - at <= self.CONTESTED_SECONDS
 
     def virtual_time(self, server: int) -> float:
         return self._place(server).virtual_time

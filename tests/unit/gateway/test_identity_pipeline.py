@@ -163,12 +163,24 @@ class TestSalt:
     def salted(self, make):
         return make(Identity(cache_salt_file="secret"))
 
-    async def test_is_the_tenant_s_whatever_the_client_says(self, salted):
-        await request(salted, "a", chat(cache_salt="mine"))
-        await request(salted, "b", chat(cache_salt="mine"))
+    async def test_is_the_tenant_s(self, salted):
+        await request(salted, "a", chat())
+        await request(salted, "b", chat())
         first, second = (json.loads(body) for *_, body in salted.client.sent)
         assert first["cache_salt"] == "c2FsdA=="
         assert "cache_salt" not in second
+
+    @pytest.mark.parametrize("name", ["a", "b"])
+    async def test_of_a_client_is_refused_by_its_name(self, salted, name):
+        exchange = (await request(salted, name, chat(cache_salt="mine")))[0]
+        assert (exchange.status, exchange.error_code) == (400, "unsupported_parameter")
+        assert "`cache_salt`" in exchange.error_message
+        assert salted.client.sent == []
+
+    async def test_other_members_that_are_ours_are_taken_out_as_ever(self, salted):
+        await request(salted, "a", chat(bootstrap_room=1))
+        ((*_, body),) = salted.client.sent
+        assert "bootstrap_room" not in json.loads(body)
 
     async def test_keeps_prompts_apart_in_the_gateway_too(self, salted, gate):
         gate.replace([key("a", "a", cache_salt=SALT), key("b", "b", cache_salt=b'"other"')], Caller)

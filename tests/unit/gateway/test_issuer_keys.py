@@ -295,3 +295,25 @@ async def test_keys_of_a_file_do_not_grow_old(make, key, clock):
     keys.take(document(key))
     clock.now = NOW + 10**8
     assert keys.verify(token(key, NOW, exp=NOW + 10**9), clock.now) == ("team-a", NOW + 10**9 + 30)
+
+
+async def test_it_reports_how_the_keys_stand(make, server, clock, key):
+    keys = make()
+    assert keys.report() == {"keys": 0, "fetched": None, "until": None, "failures": 0, "fault": None}
+    await keys.refresh()
+    good = {"keys": 1, "fetched": NOW, "until": NOW + 86_400.0, "failures": 0, "fault": None}
+    assert keys.report() == good
+    server.text = OSError("nobody there")
+    clock.now += 60
+    await keys.refresh()
+    await keys.refresh()
+    assert keys.report() == good | {"failures": 2, "fault": f"{ADDRESS}: nobody there"}
+    server.text = document(key)
+    await keys.refresh()
+    assert keys.report() == good | {"fetched": NOW + 60.0, "until": NOW + 86_460.0}
+
+
+async def test_keys_of_a_file_are_reported_without_an_age(make, key):
+    keys = make(address="")
+    keys.take(document(key))
+    assert keys.report() == {"keys": 1, "fetched": None, "until": None, "failures": 0, "fault": None}

@@ -11,7 +11,7 @@ from _fastpath.slots import Slots, SlotsFull, endpoint_identity
 from gateway.datastore.model import Endpoint, PrefixCache, Scheduling, Server, Traffic
 from gateway.errors import NoEndpoint, QueueFull
 from gateway.scheduling.place import Hashers, session_of
-from gateway.scheduling.pool import ROLE_BITS, PlacedEndpoint, make_pool
+from gateway.scheduling.pool import ROLE_BITS, PlacedEndpoint, make_pool, reserved_of
 from gateway.scheduling.slot_book import SlotBook
 from tests.unit.gateway.fakes import chat
 from tests.unit.gateway.fleet import SERVER, Fleet
@@ -264,3 +264,25 @@ def prefills(fleet, placement):
     """What was measured of the endpoint: tokens and seconds."""
     slot = placement.placed.slot
     return Load(fleet.memory).read_prefills(slot.index, slot.generation)
+
+
+@pytest.mark.parametrize(
+    ("bound", "percent", "expected"),
+    [(8, 10.0, 1), (8, 25.0, 2), (100, 10.0, 10), (3, 50.0, 0), (4, 1.0, 1), (0, 10.0, 0), (8, 0.0, 0)],
+)
+def test_of_four_places_or_more_at_least_one_is_kept(bound, percent, expected):
+    assert reserved_of(bound, percent) == expected
+
+
+def test_what_is_kept_is_left_by_whom_it_is_not_for(fleet):
+    placed = pool(fleet).endpoints[:1]
+    server = make_pool(Server("s", traffic=Traffic(maximum_in_flight=4)), placed, reserved_percent=25.0)
+    held = [fleet.placer.place(server, None, 10, 10, [], narrow=True) for _ in range(3)]
+    with pytest.raises(QueueFull):
+        fleet.placer.place(server, None, 10, 10, [], narrow=True)
+    held.append(fleet.placer.place(server, None, 10, 10, []))
+    with pytest.raises(QueueFull):
+        fleet.placer.place(server, None, 10, 10, [])
+    for one in held:
+        fleet.placer.release(one)
+    assert fleet.is_idle

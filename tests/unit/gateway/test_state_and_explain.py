@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from _fastpath.health import OUTCOMES, Health
 from _fastpath.load import Load
+from _fastpath.scanner import scan
 from _fastpath.shared_memory import STATES
 from gateway.admin.explain import Explainer
 from gateway.admin.state import STATE_VERSION, State
@@ -17,8 +18,10 @@ from gateway.datastore.model import Limit, Match, Rule, Scheduling, Server, Stri
 from gateway.datastore.model import Route as RouteModel
 from gateway.datastore.replica import World
 from gateway.datastore.store_states import StoreState
-from gateway.errors import ClientError
+from gateway.errors import ClientError, ModelNotAllowed
+from gateway.identity.gate import Caller, Models
 from gateway.observability.exposition import render
+from gateway.observability.worker_report import Report
 from gateway.settings import Settings
 from tests.unit.gateway.fakes import Answer, chat
 from tests.unit.gateway.fleet import SERVER, Fleet, route
@@ -96,7 +99,7 @@ def test_the_document_is_versioned_and_is_json(state):
     assert document["snapshot"] == {"epoch": 1, "sequence": 1, "controllers_heard": True, "age_seconds": None}
     assert set(document) == {
         "version", "penstock", "uptime_seconds", "process", "snapshot", "workers", "routes", "servers", "endpoints",
-        "objects", "problems", "kv_events", "limit_stores",
+        "queues", "limit_stores", "objects", "problems", "kv_events",
     }  # fmt: skip
 
 
@@ -209,6 +212,7 @@ def test_workers_say_who_they_are_and_how_they_are(state, fleet):
         "resident_bytes": 5 << 20,
         "loop_lag_seconds": 0.002,
         "restarts": 3,
+        "issuer": None,
     }
 
 
@@ -380,3 +384,55 @@ def test_decisions_of_the_workers_go_on_undisturbed_while_explaining(fleet, expl
 
     asyncio.run(both())
     assert fleet.is_idle
+
+
+def test_an_explanation_is_for_a_tenant_when_one_is_named(fleet):
+    callers = {
+        "a": Caller("a", cache_salt=b'"salt-of-a"'),
+        "narrow": Caller("narrow", (Models(frozenset(["other"]), ()),)),
+    }
+    explainer = Explainer(fleet.memory, Settings(), callers.__getitem__)
+    found = explainer.explain(fleet.replica.world, chat(), CHAT, {}, "a")
+    assert (found["tenant"], found["salted"]) == ("a", True)
+    nobody = explainer.explain(fleet.replica.world, chat(), CHAT, {})
+    assert (nobody["tenant"], nobody["salted"]) == (None, False)
+    with pytest.raises(ModelNotAllowed, match="Tenant `narrow` may not use"):
+        explainer.explain(fleet.replica.world, chat(), CHAT, {}, "narrow")
+    with pytest.raises(ClientError, match="asks nobody who they are"):
+        Explainer(fleet.memory, Settings()).explain(fleet.replica.world, chat(), CHAT, {}, "a")
+
+
+async def test_an_explanation_for_a_tenant_finds_what_it_has_cached_and_no_other_does(fleet):
+    salts = {"a": b'"salt-of-a"', "b": b'"salt-of-b"'}
+    explainer = Explainer(fleet.memory, Settings(), lambda name: Caller(name, cache_salt=salts[name]))
+    body = chat("a long prompt " * 100)
+    server = fleet.replica.world.servers[SERVER]
+    hashes = fleet.placer.hash_prompt(server, body, scan(body), salts["a"])
+    fleet.placer.release(fleet.placer.place(server, hashes, 100, 10, ()))
+
+    def cached(tenant):
+        (found,) = explainer.explain(fleet.replica.world, body, CHAT, {}, tenant)["servers"]
+        return max(one["matched_blocks"] for one in found["candidates"])
+
+    assert cached("a") > 0
+    assert cached("b") == 0
+
+
+def test_the_state_says_who_waits_and_how_the_issuer_s_keys_stand(supervisor):
+    issuer = {"keys": 2, "fetched": time.time() - 30, "until": time.time() + 100, "failures": 1, "fault": "gone"}
+    queue = {
+        "server": SERVER, "waiting": 2, "estimated_seconds": 1.0, "waiting_of_others": 0,
+        "tenants": [{"tenant": "a", "waiting": 2, "longest_seconds": 0.5}],
+    }  # fmt: skip
+    reports = [Report(1, [queue], issuer), Report(2, [queue], issuer | {"fetched": None, "until": None})]
+    state = State(supervisor, "1", reported=lambda index, process: reports[index])
+    document = state.document()
+    assert [(one["waiting"], one["tenants"][0]["waiting"]) for one in document["queues"]] == [(4, 4)]
+    first, second = (one["issuer"] for one in document["workers"])
+    assert first["age_seconds"] == pytest.approx(30, abs=5)
+    assert first["seconds_left"] == pytest.approx(100, abs=5)
+    assert (first["keys"], first["failures"], first["fault"]) == (2, 1, "gone")
+    assert (second["age_seconds"], second["seconds_left"]) == (None, None)
+    gauges = {name: values for name, _, values in state.gauges()}
+    assert [value for _, value in gauges["penstock_issuer_keys"]] == [2, 2]
+    assert len(gauges["penstock_issuer_keys_age_seconds"]) == 1

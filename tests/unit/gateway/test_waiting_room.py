@@ -20,7 +20,7 @@ class Server:
         self.error = None
 
     def waiter(self, name, *, tenant="a", priority=0, deadline=1e9):
-        def place():
+        def place(is_owed):
             if self.error is not None:
                 raise self.error
             if not self.places:
@@ -79,7 +79,7 @@ async def test_who_gives_an_endpoint_back_lets_the_next_one_in_at_once(room):
     room.move("s")
     await asyncio.gather(*tasks)
     assert server.served == ["first", "second"]
-    assert not room.is_waited("s")
+    assert not room.comes("s", "a")
 
 
 async def test_what_another_worker_gave_back_is_seen_while_somebody_waits(room):
@@ -142,7 +142,7 @@ async def test_without_seconds_nobody_waits(memory, clock):
     room = make_room(memory, clock, seconds=0.0)
     with pytest.raises(QueueFull):
         await room.wait("s", Server(1).waiter("one"))
-    assert not room.is_waited("s")
+    assert not room.comes("s", "a")
 
 
 async def test_it_says_when_to_come_back_from_how_fast_it_moves(room, clock):
@@ -202,9 +202,9 @@ class TestSeveralWorkers:
 
     async def test_a_worker_that_died_waits_for_nothing(self, rooms, memory, clock):
         FairShare(memory, 0).show(rooms[1]._room("s").queue.server, 100, 0.0, clock())
-        assert rooms[1].is_waited("s")
+        assert rooms[1].comes("s", "a")
         clock.now += 0.1
-        assert not rooms[1].is_waited("s")
+        assert not rooms[1].comes("s", "a")
         server = Server(1)
         await rooms[1].wait("s", server.waiter("one"))
         assert server.served == ["one"]
@@ -212,14 +212,14 @@ class TestSeveralWorkers:
     async def test_who_comes_where_nobody_waits_does_not_overtake_who_waits_elsewhere(self, rooms):
         server = Server()
         (first,) = await waiting(rooms[0], server.waiter("first"))
-        assert rooms[1].is_waited("s")
+        assert rooms[1].comes("s", "a")
         server.places = 1
         (second,) = await waiting(rooms[1], server.waiter("second"))
         await asyncio.wait_for(first, 5)
         assert server.served == ["first"]
         server.places = 1
         await asyncio.wait_for(second, 5)
-        assert not rooms[0].is_waited("s")
+        assert not rooms[0].comes("s", "a")
 
 
 async def test_it_reports_who_waits_by_tenant(memory, clock):

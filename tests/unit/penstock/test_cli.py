@@ -208,7 +208,7 @@ finally:
         (["nonsense"], ["No such command 'nonsense'", "`penstock --help`"]),
         (["--nonsense"], ["No such option", "`penstock --help`"]),
         (["get"], ["Missing argument 'KIND'", "`penstock get --help`"]),
-        (["get", "nonsense"], ["`nonsense` is none of routes, servers, endpoints, workers, problems"]),
+        (["get", "nonsense"], ["`nonsense` is none of routes, servers, endpoints, workers, queues, problems"]),
         (["version", "-o", "xml"], ["'xml' is not one of 'table', 'json'"]),
         (["get", "routes", "-o", "xml"], ["'xml' is not one of 'table', 'json'"]),
         (["get", "routes", "more"], ["unexpected extra argument"]),

@@ -165,3 +165,9 @@ def test_without_a_list_no_events_are_kept():
 def test_releasing_what_is_not_held_is_a_mistake():
     with pytest.raises(KeyError):
         cache().release((1,), 0)
+
+
+def test_blocks_of_a_salt_meet_those_of_no_other():
+    plain, first, second = (set(block_hashes(TOKENS, 16, salt)) for salt in ("", "a", "b"))
+    assert len(plain | first | second) == 3 * len(plain)
+    assert set(block_hashes(TOKENS, 16, "a")) == first
