@@ -9,8 +9,9 @@ from typing import Any
 from _fastpath.hashing import BlockHashes
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
+from gateway.admission.output_estimates import of_all
 from gateway.exchange import OPERATIONS, Exchange
-from gateway.intake import scan_body
+from gateway.intake import choices_of, scan_body
 from gateway.routing.match import match
 from gateway.scheduling.place import Hashers, adapter_of, session_of
 from gateway.scheduling.pool import SERVES, ServerPool
@@ -34,7 +35,11 @@ class Explainer:
         exchange = Exchange(None, None, path, OPERATIONS[path], "explain", 0.0, lower.get)
         exchange.body = body
         scan_body(exchange, self._settings)
-        assert exchange.scan is not None
+        found = exchange.scan
+        assert found is not None
+        # what a worker takes that has seen no answer yet: each learns by itself
+        expected = self._settings.expected_output_tokens
+        exchange.output_tokens = of_all(expected, found.max_tokens, choices_of(found))
         matched = match(world, exchange.model, path, lower.get)
         document: dict[str, Any] = {
             "model": exchange.model,

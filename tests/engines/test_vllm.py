@@ -67,9 +67,9 @@ def stream_of_200(client):
 
 
 def test_streams_a_chat_while_it_is_made(client):
-    # an engine's first answer takes long to begin, and then comes at once: one of several shows its making
+    # an engine's first answer takes long to begin, which says nothing of how it is passed on: so the middle one of several
     streams = [stream_of_200(client) for _ in range(6)]
-    assert any(times[0] < times[-1] / 2 for times, _ in streams)
+    assert statistics.median(times[0] / times[-1] for times, _ in streams) < 0.5
     for times, last in streams:
         # the engine itself joins tokens into one event when it is busy: how many there are is its own affair
         assert len(times) > 3
