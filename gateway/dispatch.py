@@ -15,6 +15,7 @@ import orjson
 
 from _fastpath.hashing import BlockHashes
 from gateway.connectors import direct
+from gateway.datastore.model import SESSION_HEADERS
 from gateway.errors import PenstockError, QueueFull, UpstreamError
 from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
@@ -28,8 +29,6 @@ from gateway.upstream.client import UpstreamClient
 from gateway.upstream.connection import Answer
 from gateway.upstream.retry import RetryBudget
 
-DEFAULT_SESSION_HEADERS = ("x-session-id",)
-"""What names a conversation where the server's scheduling does not say."""
 TIMEOUT_HEADERS = (
     ("x-stainless-read-timeout", 1.0),  # OpenAI's and Anthropic's SDKs for Python
     ("x-stainless-timeout", 1.0),  # those for other languages, and Anthropic's
@@ -243,7 +242,7 @@ class Dispatcher:
         """What stands for its conversation where that counts in the queue, else 0."""
         if self._room.session_seconds <= 0 or exchange.server is None or exchange.scan is None:
             return 0
-        names = exchange.server.server.scheduling.session_headers or DEFAULT_SESSION_HEADERS
+        names = exchange.server.server.scheduling.session_headers or SESSION_HEADERS
         return session_named(names, exchange.header, exchange.scan.prompt_cache_key)
 
     def _note_session(self, exchange: Exchange) -> None:

@@ -158,9 +158,6 @@ def scan_body(
         exchange.prompt_tokens = found.prompt_tokens
     else:
         exchange.prompt_tokens = max(1, (found.prompt_end - found.prompt_start) // BYTES_PER_TOKEN)
-    expected = settings.expected_output_tokens
-    each = expected if found.max_tokens < 0 else min(found.max_tokens, expected)
-    exchange.output_tokens = each * choices_of(found)
 
 
 def choices_of(found: Scan) -> int:

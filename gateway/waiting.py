@@ -56,7 +56,8 @@ class Signal:
         self, callback: Callable[[Any], object], *, context: contextvars.Context | None = None
     ) -> None:
         """Call back in a turn of its own, as asyncio's futures do."""
-        self.waiter = lambda signal: self.get_loop().call_soon(callback, signal, context=context)
+        loop = self.get_loop()  # of now: whoever wakes it may do so when no loop runs, as when all are ended
+        self.waiter = lambda signal: loop.call_soon(callback, signal, context=context)
 
     def cancel(self, msg: object = None) -> bool:
         """The task that waits is cancelled."""

@@ -33,7 +33,6 @@ ELSEWHERE = {
     "sglangTokenizerPort": "is not read here: the gateway tokenises prompts itself, see `spec.prefixCache.tokenizer`",
 }
 """What the reference system's scorers take as arguments and is said in another place here."""
-SESSION_HEADERS = ("x-session-id",)
 SESSION_BOUND = 1.25
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
 LARGEST_WEIGHT = 1_000_000.0

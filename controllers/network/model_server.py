@@ -6,7 +6,7 @@ from typing import Any
 
 from controllers.api.meta import Condition, honoured, seconds
 from controllers.api.model_server import EndpointSpec, ModelServer, ModelServerStatus, Outlier
-from controllers.api.scheduling import SESSION_BOUND, SESSION_HEADERS, SchedulingSpec
+from controllers.api.scheduling import SESSION_BOUND, SchedulingSpec
 from controllers.network.desired import DesiredState
 from controllers.store.store import Key, Store
 from gateway.datastore import model
@@ -95,7 +95,7 @@ def _scheduling(spec: SchedulingSpec) -> model.Scheduling:
     args: dict[str, dict[str, Any]] = {scorer.name: scorer.args for scorer in spec.scorers}
     headers: tuple[str, ...] = ()
     if "session" in args:
-        headers = tuple(one.lower() for one in args["session"].get("headers", SESSION_HEADERS))
+        headers = tuple(one.lower() for one in args["session"].get("headers", model.SESSION_HEADERS))
     return model.Scheduling(
         policy=spec.policy,
         weights=weights,

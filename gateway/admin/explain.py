@@ -11,12 +11,13 @@ import orjson
 from _fastpath.hashing import BlockHashes
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
+from gateway.admission.output_estimates import of_all
 from gateway.dispatch import cache_of
 from gateway.errors import ClientError, ModelNotAllowed
 from gateway.exchange import OPERATIONS, Exchange
 from gateway.identity.faults import FileFaults
 from gateway.identity.gate import Caller
-from gateway.intake import forbidden_members, scan_body
+from gateway.intake import choices_of, forbidden_members, scan_body
 from gateway.routing.match import match
 from gateway.scheduling.place import Hashers, adapter_of, session_of
 from gateway.scheduling.pool import SERVES, ServerPool
@@ -48,7 +49,11 @@ class Explainer:
         exchange.body = body
         exchange.caller = self._caller(tenant)
         scan_body(exchange, self._settings, self._forbidden, self._refused)
-        assert exchange.scan is not None
+        found = exchange.scan
+        assert found is not None
+        # what a worker takes that has seen no answer yet: each learns by itself
+        expected = self._settings.expected_output_tokens
+        exchange.output_tokens = of_all(expected, found.max_tokens, choices_of(found))
         if exchange.caller is not None and not exchange.caller.may_use(exchange.model):
             raise ModelNotAllowed(
                 f"Tenant `{tenant}` may not use the model `{exchange.model[:100]}`.", parameter="model"

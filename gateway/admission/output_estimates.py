@@ -11,6 +11,11 @@ _SLOWEST_WEIGHT = 1 / 64
 _MOST_KINDS = 10_000
 
 
+def of_all(each: int, most: int, choices: int) -> int:
+    """Tokens of a request whose choices would have so many ``each``, and at most ``most`` when that is not below 0."""
+    return (most if 0 <= most < each else each) * choices
+
+
 class AnswerLength:
     """The mean of one kind of request, the newest answers counting more."""
 
@@ -35,10 +40,7 @@ class OutputEstimates:
     def expected(self, kind: tuple[str, str, str], most: int, choices: int) -> int:
         """Tokens to expect of a request that names ``most`` for each of its choices, below 0 for none."""
         length = self._lengths.get(kind)
-        each = self._prior if length is None else max(1, round(length.mean))
-        if 0 <= most < each:
-            each = most
-        return each * choices
+        return of_all(self._prior if length is None else max(1, round(length.mean)), most, choices)
 
     def learn(self, kind: tuple[str, str, str], tokens: int, most: int, choices: int) -> None:
         """A request was answered with so many tokens in all.

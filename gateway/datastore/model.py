@@ -78,6 +78,10 @@ class PluginSpec(Struct, frozen=True, omit_defaults=True, gc=False):
     args: dict[str, Any] = {}
 
 
+SESSION_HEADERS = ("x-session-id",)
+"""What names a conversation where nothing else is said."""
+
+
 class Scheduling(Struct, frozen=True, omit_defaults=True, gc=False):
     """How to choose among a server's endpoints."""
 

@@ -53,7 +53,8 @@ def test_answers_a_chat(client):
     assert answer.choices[0].message.role == "assistant"
 
 
-def test_streams_a_chat_while_it_is_made(client):
+def stream_of_200(client):
+    """Seconds at which its pieces came, and the last of them."""
     started, times, last = time.monotonic(), [], None
     stream = client.chat.completions.create(
         model="tiny", messages=[{"role": "user", "content": "hello"}], max_tokens=200, stream=True,
@@ -62,10 +63,17 @@ def test_streams_a_chat_while_it_is_made(client):
     for chunk in stream:
         last = chunk
         times.append(time.monotonic() - started)
-    # the engine itself joins tokens into one event when it is busy: how many there are is its own affair
-    assert len(times) > 3
-    assert times[0] < times[-1] / 2
-    assert last.usage.completion_tokens == 200
+    return times, last
+
+
+def test_streams_a_chat_while_it_is_made(client):
+    # an engine's first answer takes long to begin, which says nothing of how it is passed on: so the middle one of several
+    streams = [stream_of_200(client) for _ in range(6)]
+    assert statistics.median(times[0] / times[-1] for times, _ in streams) < 0.5
+    for times, last in streams:
+        # the engine itself joins tokens into one event when it is busy: how many there are is its own affair
+        assert len(times) > 3
+        assert last.usage.completion_tokens == 200
 
 
 async def test_serves_the_async_client(gateway):

@@ -298,7 +298,7 @@ async def test_a_burst_does_not_hold_the_loop(place):
     await place.follow(publisher)
     await place.until(lambda: place.follower.counts.batches == 400)
     watching.cancel()
-    assert turns > 8  # 25,600 blocks take some 100 ms
+    assert turns > 2  # 25,600 blocks take tens of milliseconds, and it turns after each two
     await publisher.stop()
 
 

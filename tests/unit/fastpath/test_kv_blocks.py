@@ -33,7 +33,7 @@ class Engine:
 
 @pytest.fixture
 def memory(tmp_path):
-    return SharedMemory.create(str(tmp_path / "memory"), workers=1, slots=64, prefix_bytes=1 << 18)
+    return SharedMemory.create(str(tmp_path / "memory"), workers=1, slots=64, prefix_bytes=1 << 20)
 
 
 @pytest.fixture

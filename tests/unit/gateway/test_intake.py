@@ -6,9 +6,10 @@ import time
 
 import pytest
 
+from gateway.admission.output_estimates import OutputEstimates, of_all
 from gateway.errors import ClientError, Overloaded, TooLarge, UnsupportedMedia
 from gateway.exchange import RequestIds
-from gateway.intake import BodyLedger, check_headers, read_body, scan_body
+from gateway.intake import BodyLedger, check_headers, choices_of, read_body, scan_body
 from gateway.settings import Requests, Settings
 from gateway.waiting import Run
 from tests.unit.gateway.fakes import CHAT, Protocol, chat, make_exchange
@@ -207,8 +208,9 @@ def test_a_chat_of_400_bytes_counts_as_100_tokens():
     ],
 )
 def test_output_tokens_are_the_least_of_what_is_wanted_and_what_is_usual_times_the_choices(more, expected):
-    body = {"model": "m", "messages": [], **more}
-    assert scanned(body, settings=Settings(expected_output_tokens=50)).output_tokens == expected
+    found = scanned({"model": "m", "messages": [], **more}).scan
+    assert OutputEstimates(50).expected(("route", "m", "chat"), found.max_tokens, choices_of(found)) == expected
+    assert of_all(50, found.max_tokens, choices_of(found)) == expected
 
 
 def test_the_exchange_knows_the_model_and_whether_a_stream_is_wanted():

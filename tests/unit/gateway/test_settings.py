@@ -61,7 +61,13 @@ def test_texts_become_what_the_setting_is(text, value):
 def test_every_setting_can_be_set_from_the_environment():
     kinds = {int: "7", float: "7.5", bool: "true", str: "seven"}
     for name, kind in fields(Settings):
-        if name in ("upstream_ca_file", "redis.ca_file", "redis.password_file", "access_log_decisions", "scheduling_plugins"):
+        if name in (
+            "upstream_ca_file",
+            "redis.ca_file",
+            "redis.password_file",
+            "access_log_decisions",
+            "scheduling_plugins",
+        ):
             continue  # files that are read, and bounds of their own: see below and test_decision.py
         if name.startswith("identity."):
             continue  # see test_identity_settings.py

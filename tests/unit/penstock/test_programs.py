@@ -21,6 +21,14 @@ from penstock.main import UserError
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(autouse=True)
+def hears_hang_ups():
+    """Where the tests themselves run under nohup, programs that they start would be right not to hear SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def settings(tmp_path):
     return Settings(port=0, admin_port=0, workers=1, run_directory=str(tmp_path / "run"), drain_seconds=1.0)
