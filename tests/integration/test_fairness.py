@@ -70,5 +70,5 @@ def test_the_first_tokens_of_a_tenant_beside_a_flood_of_fifty_times_its_requests
     assert set(found.beside.statuses) == {"200"}
     assert found.flood["429"] > found.flood["200"]  # a flood indeed
     assert found.beside.percentile(0.9, queued=True) <= 0.1
-    # `python -m bench.fairness` measures; this is what a busy machine keeps as well (without any of it: 6)
+    # `python -m bench.fairness` measures; this is what a busy machine keeps as well (with separate queues: 6.5 times the p99)
     assert found.ratio(0.9) <= 4.0
