@@ -50,6 +50,7 @@ cdef struct Candidate:
     double prefill_since          # when what is prefilled there began, 0 when not known
     double recent                 # tokens sent there lately to be computed; once the speed is known, seconds of prefill
     double kv_tokens              # that it holds, 0 when not known
+    double others                 # requests there that this gateway did not send, as far as was told
     double queued_tokens          # prompt tokens that are still to be computed there
     double queue_seconds          # parts of the cost
     double prefill_seconds

@@ -191,11 +191,13 @@ cdef class Scheduler:
             c.recent = load.recent_tokens
             c.queued_tokens = c.prefill_tokens
             c.kv_tokens = 0
+            c.others = 0
             metrics = self.load.fresh_metrics(c.slot, c.generation, now, policy.stale_after)
             c.fresh = metrics != NULL
             if metrics != NULL:
                 c.waiting = metrics.waiting
-                c.running = c.in_flight + metrics.others
+                c.others = metrics.others
+                c.running = c.in_flight + c.others
                 c.kv_usage = metrics.kv_usage
                 c.kv_tokens = metrics.kv_tokens
                 c.first_token = metrics.first_token_seconds
@@ -355,18 +357,18 @@ cdef class Scheduler:
     cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil:
         cdef size_t i
         cdef Candidate* c
-        cdef double held = 0, sent = 0, running = 0, own = 0, kept
+        cdef double held = 0, sent = 0, others = 0, own = 0, kept
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.kv_tokens > 0 and c.reason != GONE:
                 held += c.kv_tokens
                 sent += c.recent
-                running += c.running
+                others += c.others
                 own += c.in_flight
         if held <= 0 or sent <= 0:
             return 0
         if own > 0:
-            sent *= max(1.0, running / own)
+            sent *= 1 + others / own
         kept = held * RECENT_SECONDS / sent
         return <uint32_t>(now - kept) if kept < now else 0
 

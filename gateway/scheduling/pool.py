@@ -41,7 +41,7 @@ class ServerPool:
         self.server = server
         self.endpoints = endpoints
         self.pool = pool
-        self.narrow: Pool = narrow or pool
+        self.narrow: Pool = pool if narrow is None else narrow
         """The same endpoints, each with the places left out that are kept for tenants which had less than their share."""
         self.policy = policy
         self.plugins = plugins

@@ -249,18 +249,18 @@ def affinity_values(candidates: Sequence[Seen], values: Mapping[str, float]) -> 
 def oldest(all_seen: Sequence[Seen], policy: Policy, now: float) -> int:
     """Since when a block must have been learned to be there still: 0 for ever."""
     told = [
-        (seen, scrape.kv_tokens)
+        (seen, scrape)
         for seen in all_seen
         if (scrape := _fresh(seen.endpoint, policy, now)) is not None
         and scrape.kv_tokens > 0
         and seen.filtered != "gone"
     ]
-    held, sent = sum(tokens for _, tokens in told), sum(seen.endpoint.recent for seen, _ in told)
+    held, sent = sum(scrape.kv_tokens for _, scrape in told), sum(seen.endpoint.recent for seen, _ in told)
     own = sum(seen.endpoint.in_flight for seen, _ in told)
     if not held or not sent:
         return 0
     if own:
-        sent *= max(1.0, sum(seen.running for seen, _ in told) / own)
+        sent *= 1 + sum(scrape.others(seen.endpoint.in_flight) for seen, scrape in told) / own
     return int(max(0.0, now - held * RECENT_SECONDS / sent))
 
 
