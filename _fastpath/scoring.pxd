@@ -82,6 +82,7 @@ cdef class Pool:
     cdef double* adjustments      # what the caller adds to each score, NaN leaves out; NULL: nothing
     cdef size_t count
     cdef uint64_t highest_slot
+    cdef readonly double prefill_seconds   # of prompts to compute, with more of which an endpoint is full; 0 = no bound
     cdef bint by_cost             # how the last decision scored
     cdef bint for_adapter         # whether it was for a request with an adapter
     cdef double untold            # what stands for the engines that do not say which adapters they have

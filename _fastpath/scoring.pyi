@@ -97,15 +97,19 @@ class Pool:
     """The endpoints of one ModelServer, as the scheduler sees them. Not for use from two threads at once."""
 
     outlier: Outlier | None
+    prefill_seconds: float
     def __init__(
         self,
         endpoints: Sequence[tuple[int, int, int, int] | tuple[int, int, int, int, int]],
         outlier: Outlier | None = None,
+        prefill_seconds: float = 0.0,
     ) -> None:
         """Each endpoint: slot, generation, role bits, largest number of requests in flight (0 = no bound), and what tells it from others
         in every gateway (:func:`_fastpath.slots.endpoint_identity`; the slot when it is left out).
 
         ``outlier``: the rules by which endpoints that fail are left out, and new ones warm up; without it nobody's health is looked at.
+        ``prefill_seconds``: an endpoint with half of its largest number in flight is full already while its prompts take longer than this
+        to compute, at its own speed; 0 is no bound.
 
         Raises ValueError for a slot that stands twice.
         """

@@ -94,6 +94,18 @@ cdef class Policy:
         self.latency_factor = latency_factor
 
 
+# Prompts are computed in turn, and whoever comes next waits for those before it: an endpoint that has half of what it may is taken to be
+# full already while it has prompts to compute for longer than the pool allows. Answers in one piece do not say when theirs was computed.
+cdef bint _has_enough_to_compute(Pool pool, Policy policy, const Candidate* c, double now) noexcept nogil:
+    cdef double seconds
+    if 2 * c.in_flight < c.maximum_in_flight or c.maximum_in_flight <= 0:
+        return False
+    seconds = c.prefill_tokens / _speed(policy.prefill_tokens_per_second, c.spent_tokens, c.spent_seconds)
+    if c.prefill_since > 0:
+        seconds -= max(0.0, now - c.prefill_since)
+    return seconds > pool.prefill_seconds
+
+
 @cython.final
 cdef class Pool:
     def __cinit__(self):
@@ -102,11 +114,12 @@ cdef class Pool:
         self.adjustments = NULL
         memset(&self.pages, 0, sizeof(PoolPages))
 
-    def __init__(self, endpoints, Outlier outlier=None):
+    def __init__(self, endpoints, Outlier outlier=None, double prefill_seconds=0.0):
         cdef size_t i
         cdef uint64_t* slots
         self.count = len(endpoints)
         self.outlier = outlier
+        self.prefill_seconds = prefill_seconds
         self.candidates = <Candidate*>calloc(max(<size_t>1, self.count), sizeof(Candidate))
         self.matched = <uint32_t*>calloc(max(<size_t>1, self.count), sizeof(uint32_t))
         slots = <uint64_t*>malloc(max(<size_t>1, self.count) * sizeof(uint64_t))
@@ -224,6 +237,8 @@ cdef class Scheduler:
             elif not self.load.slots.is_current(c.slot, c.generation):
                 c.reason = GONE
             elif c.maximum_in_flight > 0 and c.in_flight >= c.maximum_in_flight:
+                c.reason = FULL
+            elif pool.prefill_seconds > 0 and _has_enough_to_compute(pool, policy, c, now):
                 c.reason = FULL
             elif policy.maximum_waiting > 0 and c.fresh and c.waiting >= policy.maximum_waiting:
                 c.reason = WAITING

@@ -48,6 +48,7 @@ class Shape:
     engines: int = 2
     maximum_in_flight: int = 8
     reserved_percent: float = 25.0
+    reserved_prefill_seconds: float = 0.02
     workers: int = 2
     prompt_tokens: int = 400
     output_tokens: int = 40
@@ -189,6 +190,7 @@ def serving(shape: Shape) -> Iterator[int]:
                 "identity.keys_file": keys,
                 "queue.seconds": 20,
                 "queue.reserved_percent": shape.reserved_percent,
+                "queue.reserved_prefill_seconds": shape.reserved_prefill_seconds,
             }
             with Gateway(folder, {"demo.yaml": text}, workers=shape.workers, **settings) as gateway:
                 yield gateway.port
@@ -224,7 +226,7 @@ def report(shape: Shape, rounds: list[Round]) -> str:
         "",
         f"`python -m bench.fairness`: a victim asks {shape.victim_rate:g} times a second, a flood {shape.flood_times:g} times as often,",
         f"with the same weight; {shape.engines} simulated engines, `maxInFlight: {shape.maximum_in_flight}`, {shape.workers} workers,",
-        f"`queue.reserved_percent: {shape.reserved_percent:g}`;",
+        f"`queue.reserved_percent: {shape.reserved_percent:g}`, `queue.reserved_prefill_seconds: {shape.reserved_prefill_seconds:g}`;",
         f"prompts of {shape.prompt_tokens} tokens that nobody holds, {shape.output_tokens} tokens of answer on average, Poisson arrivals, "
         f"{shape.seconds:g} s of each.",
         "Seconds to the first token, at the client, and seconds of them in the gateway's queue.",

@@ -114,8 +114,10 @@ class Queue(Struct, frozen=True, kw_only=True):
     """How long a request waits for room at the most, 0 for not at all; less when its client says so (docs/identity.md)."""
     session_seconds: float = 0.0
     """For how long after its last answer a conversation (docs/identity.md) goes before others of its tenant, 0 for never."""
-    reserved_percent: float = 10.0
+    reserved_percent: float = 25.0
     """Share of ``maxInFlight`` (one at least, of four or more) kept for tenants that had less than their share, while several ask."""
+    reserved_prefill_seconds: float = 0.02
+    """Meanwhile an endpoint with half of ``maxInFlight`` gets no more of others while its prompts take longer to compute; 0: no bound."""
     credit_tokens: float = 20_000.0
     """Tokens (one of an answer counts as four) of its share that a tenant may have left unused and still ask for at once."""
     length: int = 1000

@@ -14,7 +14,7 @@ from gateway.datastore.model import Endpoint, Route, Server
 from gateway.datastore.replica import Replica, Unusable, World
 from gateway.routing.match import CompiledRoute, compile_route
 from gateway.scheduling.plugins import Plugin, Plugins
-from gateway.scheduling.pool import PlacedEndpoint, ServerPool, make_pool
+from gateway.scheduling.pool import PlacedEndpoint, Reserved, ServerPool, make_pool
 from gateway.scheduling.slot_book import SlotBook
 
 GatewayWorld = World[PlacedEndpoint, ServerPool, CompiledRoute]
@@ -30,14 +30,14 @@ class GatewayCompiler:
         row: int,
         clock: Callable[[], float] = time.monotonic,
         plugins: Plugins | None = None,
-        reserved_percent: float = 0.0,
+        reserved: Reserved | None = None,
     ) -> None:
-        """``plugins``: those of a worker that chooses; without them none is asked. ``reserved_percent``: see :func:`make_pool`."""
+        """``plugins``: those of a worker that chooses; without them none is asked. ``reserved``: see :func:`make_pool`."""
         self._book = SlotBook(memory, row)
         self._health = Health(memory)
         self._clock = clock
         self._plugins = plugins
-        self._reserved_percent = reserved_percent
+        self._reserved = reserved
 
     def endpoint(self, endpoint: Endpoint) -> PlacedEndpoint:
         """Give an endpoint its slot. One that nobody has seen before warms up from now."""
@@ -55,7 +55,7 @@ class GatewayCompiler:
     def server(self, server: Server, endpoints: tuple[PlacedEndpoint, ...]) -> ServerPool:
         """Pool a server's endpoints."""
         try:
-            return make_pool(server, endpoints, self._plugins_of(server), self._reserved_percent)
+            return make_pool(server, endpoints, self._plugins_of(server), self._reserved)
         except (ValueError, OverflowError) as error:
             raise Unusable(f"ModelServer `{server.name}`: {error}") from error
 

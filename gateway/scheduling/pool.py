@@ -26,6 +26,15 @@ class PlacedEndpoint(Struct, frozen=True, gc=False):
     slot: Slot
 
 
+class Reserved(Struct, frozen=True, gc=False):
+    """What of each endpoint is kept, while several tenants ask, for those that had less than their share."""
+
+    percent: float = 0.0
+    """Of the requests that it may have, see :func:`reserved_of`."""
+    prefill_seconds: float = 0.0
+    """Others get no further place of one with half of its requests while it has to compute prompts for longer than this; 0: no bound."""
+
+
 class ServerPool:
     """A server, its endpoints in the pool's order, and what the compiled scheduler needs of both."""
 
@@ -55,16 +64,18 @@ def make_pool(
     server: Server,
     endpoints: tuple[PlacedEndpoint, ...],
     plugins: tuple[Plugin, ...] = (),
-    reserved_percent: float = 0.0,
+    reserved: Reserved | None = None,
 ) -> ServerPool:
-    """Compile a server's pool. ``reserved_percent``: see :func:`reserved_of`.
+    """Compile a server's pool. ``reserved``: nothing is where it is left out.
 
     Raises ValueError for a scorer that does not exist, or rules of ejection that are out of range.
     """
     bound = server.traffic.maximum_in_flight
     pool = _pool(server, endpoints, bound)
-    reserved = reserved_of(bound, reserved_percent)
-    narrow = _pool(server, endpoints, bound - reserved) if reserved else pool
+    kept = reserved_of(bound, reserved.percent) if reserved is not None else 0
+    narrow = pool
+    if reserved is not None and kept:
+        narrow = _pool(server, endpoints, bound - kept, reserved.prefill_seconds)
     return ServerPool(server, endpoints, pool, make_policy(server.scheduling), plugins, narrow)
 
 
@@ -76,7 +87,7 @@ def reserved_of(bound: int, percent: float) -> int:
     return max(1, int(bound * percent / 100)) if percent > 0 and bound >= _SMALLEST_BOUND else 0
 
 
-def _pool(server: Server, endpoints: tuple[PlacedEndpoint, ...], bound: int) -> Pool:
+def _pool(server: Server, endpoints: tuple[PlacedEndpoint, ...], bound: int, prefill_seconds: float = 0.0) -> Pool:
     slots = [
         (
             one.slot.index,
@@ -87,7 +98,7 @@ def _pool(server: Server, endpoints: tuple[PlacedEndpoint, ...], bound: int) -> 
         )
         for one in endpoints
     ]
-    return Pool(slots, make_outlier(server.traffic))
+    return Pool(slots, make_outlier(server.traffic), prefill_seconds)
 
 
 def make_outlier(traffic: Traffic) -> Outlier:

@@ -41,6 +41,7 @@ from gateway.observability.worker_report import Report, Reporter
 from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
 from gateway.scheduling.plugins import Plugins, find_factories
+from gateway.scheduling.pool import Reserved
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
 from gateway.supervisor.serving import InheritedSocketServer, tune_process, yield_to_loop
@@ -83,9 +84,9 @@ class Worker:
         self._memory.claim_row(orders.index, os.getpid(), 0)
         metrics = RequestMetrics(self._memory, orders.index)
         plugins = Plugins(find_factories(settings.scheduling_plugins), metrics.plugin_failed)
-        reserved = settings.queue.reserved_percent
+        reserved = Reserved(settings.queue.reserved_percent, settings.queue.reserved_prefill_seconds)
         self._replica: GatewayReplica = Replica(
-            GatewayCompiler(self._memory, orders.index, plugins=plugins, reserved_percent=reserved)
+            GatewayCompiler(self._memory, orders.index, plugins=plugins, reserved=reserved)
         )
         ring = partial(os.eventfd_write, orders.bell, 1)
         limiter = RateLimiter(self._memory, orders.index, self._generation, time.monotonic_ns, ring)

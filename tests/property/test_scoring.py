@@ -146,7 +146,7 @@ def bury(slots: Slots, loads: list[Load], fleet: list[Given], names: list[tuple[
     return touched
 
 
-def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
+def make(path: Path, fleet: list[Given], seed: int = 1, prefill_seconds: float = 0.0) -> Fleet:
     memory = SharedMemory.create(
         str(path),
         workers=2,
@@ -180,6 +180,7 @@ def make(path: Path, fleet: list[Given], seed: int = 1) -> Fleet:
             for (slot, generation), endpoint in zip(names, endpoints, strict=True)
         ],
         Outlier(**HEALTH, maximum_ejected_percent=MOST_EJECTED),
+        prefill_seconds,
     )
     excluded = [position for position, given in enumerate(fleet) if given.excluded]
     return Fleet(scheduler, pool, names, endpoints, excluded)
@@ -215,7 +216,7 @@ METRICS = st.builds(
 ENDPOINTS = st.builds(
     twin.Endpoint,
     roles=st.sampled_from([1, 1, 1, 2, 3]),
-    maximum_in_flight=st.sampled_from([0, 0, 1, 2]),
+    maximum_in_flight=st.sampled_from([0, 0, 1, 2, 4]),
     live=st.sampled_from([True] * 5 + [False]),
     metrics=st.none() | METRICS,
     matched_blocks=st.integers(0, BLOCKS),
@@ -318,7 +319,7 @@ def decide(fleet: Fleet, policy: twin.Policy, request: Request, dry: bool = True
 
 
 def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision:
-    seen = twin.look(fleet.endpoints, policy, NOW, request.role, fleet.excluded)
+    seen = twin.look(fleet.endpoints, policy, NOW, request.role, fleet.excluded, fleet.pool.prefill_seconds)
     slots = [slot for slot, _generation in fleet.names]
     oldest = 0 if request.by_token else twin.oldest(seen, policy, NOW)
     matched = fleet.scheduler.prefixes.match(BlockHashes.of(HASHES[: request.blocks]), slots, oldest)
@@ -339,6 +340,7 @@ def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision
         request.by_token,
         request.adapter != 0,
         request.adjusted(len(endpoints)),
+        fleet.pool.prefill_seconds,
     )
 
 
@@ -363,11 +365,17 @@ def assert_seen(fleet: Fleet, expected: twin.Decision) -> None:
 
 
 @FAST
-@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS, seed=st.integers(0, 2**64 - 1))
+@given(
+    fleet=FLEETS,
+    policy=POLICIES,
+    request_=REQUESTS,
+    seed=st.integers(0, 2**64 - 1),
+    prefill_seconds=st.sampled_from([0.0, 0.02, 10.0]),
+)
 def test_picks_one_of_the_equal_bests(
-    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request, seed: int
+    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request, seed: int, prefill_seconds: float
 ) -> None:
-    made = make(path, fleet, seed)
+    made = make(path, fleet, seed, prefill_seconds)
     expected = expect(made, policy, request_)
     for _ in range(4):
         chosen = decide(made, policy, request_)

@@ -131,7 +131,15 @@ def _fresh(endpoint: Endpoint, policy: Policy, now: float) -> Metrics | None:
     return metrics if metrics is not None and now - metrics.time <= policy.stale_after else None
 
 
-def _reason(seen: Seen, policy: Policy, role: int, excluded: bool) -> str:
+def _has_enough_to_compute(endpoint: Endpoint, policy: Policy, prefill_seconds: float, now: float) -> bool:
+    if prefill_seconds <= 0 or endpoint.maximum_in_flight <= 0 or 2 * endpoint.in_flight < endpoint.maximum_in_flight:
+        return False
+    elapsed = max(0.0, now - endpoint.prefill_since) if endpoint.prefill_since > 0 else 0.0
+    speed = _speed(policy.prefill_tokens_per_second, *endpoint.prefills)
+    return endpoint.prefill_tokens / speed - elapsed > prefill_seconds
+
+
+def _reason(seen: Seen, policy: Policy, role: int, excluded: bool, prefill_seconds: float, now: float) -> str:
     endpoint = seen.endpoint
     if excluded:
         return "excluded"
@@ -141,13 +149,20 @@ def _reason(seen: Seen, policy: Policy, role: int, excluded: bool) -> str:
         return "gone"
     if 0 < endpoint.maximum_in_flight <= endpoint.in_flight:
         return "full"
+    if _has_enough_to_compute(endpoint, policy, prefill_seconds, now):
+        return "full"
     if seen.scraped and 0 < policy.maximum_waiting <= seen.waiting:
         return "waiting"
     return ""
 
 
 def look(
-    endpoints: Sequence[Endpoint], policy: Policy, now: float, role: int = 1, excluded: Collection[int] = ()
+    endpoints: Sequence[Endpoint],
+    policy: Policy,
+    now: float,
+    role: int = 1,
+    excluded: Collection[int] = (),
+    prefill_seconds: float = 0.0,
 ) -> list[Seen]:
     """Who was not scraped lately is taken for the mean of those of the role who were, whatever else keeps them out."""
     scrapes = [_fresh(endpoint, policy, now) for endpoint in endpoints]
@@ -169,7 +184,7 @@ def look(
         for endpoint, scrape in zip(endpoints, scrapes, strict=True)
     ]
     for position, seen in enumerate(all_seen):
-        seen.filtered = _reason(seen, policy, role, position in excluded)
+        seen.filtered = _reason(seen, policy, role, position in excluded, prefill_seconds, now)
     return all_seen
 
 
@@ -385,9 +400,10 @@ def decide(
     by_token: bool = False,
     for_adapter: bool = False,
     adjustments: Sequence[float] | None = None,
+    prefill_seconds: float = 0.0,
 ) -> Decision:
     """All that the compiled choice sees and scores, and those that it may pick. Without a percentage nobody's health counts."""
-    seen = look(endpoints, policy, now, role, excluded)
+    seen = look(endpoints, policy, now, role, excluded, prefill_seconds)
     probe = leave_out_ejected(seen, role, most_ejected_percent) if most_ejected_percent is not None else None
     if most_ejected_percent is not None:
         slow_down_warming([one for one in seen if not one.filtered])

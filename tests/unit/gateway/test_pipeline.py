@@ -567,9 +567,7 @@ async def test_nobody_waits_longer_than_its_client_does(tmp_path):
     exchange, status, headers, text = await request(fleet, headers={"x-stainless-read-timeout": "0.05"})
     assert (status, error(text)["code"], headers["x-should-retry"]) == (429, "queue_full", "true")
     assert "had room for 0." in error(text)["message"]
-    assert (
-        0 < exchange.waited < 5
-    )  # what its client waits counts from its arrival: some of it was gone before the queue
+    assert 0 < exchange.waited < 5  # its client counts from its arrival: some of its time was gone before the queue
     assert counted(fleet, "penstock_queue_duration_seconds_count", outcome="late") == 1
     protocol.left.set()
     await first

@@ -11,7 +11,7 @@ from _fastpath.slots import Slots, SlotsFull, endpoint_identity
 from gateway.datastore.model import Endpoint, PrefixCache, Scheduling, Server, Traffic
 from gateway.errors import NoEndpoint, QueueFull
 from gateway.scheduling.place import Hashers, session_of
-from gateway.scheduling.pool import ROLE_BITS, PlacedEndpoint, make_pool, reserved_of
+from gateway.scheduling.pool import ROLE_BITS, PlacedEndpoint, Reserved, make_pool, reserved_of
 from gateway.scheduling.slot_book import SlotBook
 from tests.unit.gateway.fakes import chat
 from tests.unit.gateway.fleet import SERVER, Fleet
@@ -276,13 +276,29 @@ def test_of_four_places_or_more_at_least_one_is_kept(bound, percent, expected):
 
 def test_what_is_kept_is_left_by_whom_it_is_not_for(fleet):
     placed = pool(fleet).endpoints[:1]
-    server = make_pool(Server("s", traffic=Traffic(maximum_in_flight=4)), placed, reserved_percent=25.0)
+    server = make_pool(Server("s", traffic=Traffic(maximum_in_flight=4)), placed, reserved=Reserved(25.0))
     held = [fleet.placer.place(server, None, 10, 10, [], narrow=True) for _ in range(3)]
     with pytest.raises(QueueFull):
         fleet.placer.place(server, None, 10, 10, [], narrow=True)
     held.append(fleet.placer.place(server, None, 10, 10, []))
     with pytest.raises(QueueFull):
         fleet.placer.place(server, None, 10, 10, [])
+    for one in held:
+        fleet.placer.release(one)
+    assert fleet.is_idle
+
+
+def test_who_had_its_share_takes_no_further_place_of_an_endpoint_that_has_prompts_to_compute(fleet):
+    placed = pool(fleet).endpoints[:1]
+    server = make_pool(Server("s", traffic=Traffic(maximum_in_flight=4)), placed, reserved=Reserved(25.0, 0.1))
+    held = [fleet.placer.place(server, None, 800, 10, [], narrow=True) for _ in range(2)]
+    with pytest.raises(QueueFull):  # 1,600 tokens at 8,000 a second
+        fleet.placer.place(server, None, 10, 10, [], narrow=True)
+    held.append(fleet.placer.place(server, None, 10, 10, []))
+    fleet.placer.first_token(held[0], 0.0)
+    fleet.placer.first_token(held[1], 0.0)
+    fleet.placer.release(held.pop())
+    held.append(fleet.placer.place(server, None, 10, 10, [], narrow=True))
     for one in held:
         fleet.placer.release(one)
     assert fleet.is_idle
