@@ -33,6 +33,7 @@ cdef struct EngineMetrics:
     double others                 # requests there that no worker of this gateway has sent: the fewer of the last two scrapes
     double seen_others            # the same, of the last scrape alone
     double kv_tokens              # that its KV cache holds; 0 when it does not say
+    uint64_t computed             # tokens that it computed lately, whoever sent them, and when: see `pack_recent`
 
 cdef struct LoadSum:
     int64_t in_flight
@@ -54,6 +55,7 @@ cdef class Load:
 
     cpdef object first_token(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, double now=*)
     cpdef object release(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, int64_t decode_tokens)
+    cdef double computed(self, const EngineMetrics* metrics, double now) noexcept nogil
     cdef int charge_cell(self, uint64_t slot, uint64_t generation, int64_t prefill, int64_t decode, double now) noexcept nogil
     cdef LoadSum sum(self, uint64_t slot, uint64_t generation, double now) noexcept nogil
     cdef const EngineMetrics* fresh_metrics(self, uint64_t slot, uint64_t generation, double now, double stale_after) noexcept nogil

@@ -72,6 +72,9 @@ class Load:
     def worker_in_flight(self, worker: int) -> int:
         """Requests in flight in one worker's row, over all endpoints."""
 
+    def read_computed(self, slot: int, generation: int, now: float) -> float:
+        """Tokens that the engine says it computed lately, whoever sent them, faded as in :meth:`read_recent`."""
+
     def write_metrics(
         self,
         slot: int,
@@ -85,11 +88,13 @@ class Load:
         now: float,
         in_flight_before: int = 0,
         kv_tokens: float = 0.0,
+        computed_tokens: float = 0.0,
     ) -> bool:
         """Sidecar only: what one scrape said, ``now`` in monotonic seconds.
 
         ``in_flight_before``: what :meth:`read` said when the page was asked for. The requests on the page that this gateway did not
         send are those beyond the larger of this and what it says now. ``kv_tokens``: what its KV cache holds, 0 when it does not say.
+        ``computed_tokens``: of prompts and answers, since the scrape before.
         False, and nothing written, for an old generation or a number that is not finite.
         """
 

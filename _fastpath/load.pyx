@@ -91,6 +91,9 @@ cdef class Load:
             total.prefill_since = max(latest, earliest) if earliest < INFINITY else latest
         return total
 
+    cdef double computed(self, const EngineMetrics* metrics, double now) noexcept nogil:
+        return faded(atomic_relaxed_u64(&metrics.computed), now)
+
     cdef const EngineMetrics* fresh_metrics(self, uint64_t slot, uint64_t generation, double now, double stale_after) noexcept nogil:
         cdef EngineMetrics* metrics = &self.metrics[slot]
         cdef double time = atomic_load_f64(&metrics.time)
@@ -148,6 +151,12 @@ cdef class Load:
             raise IndexError(f"slot {slot} of {self.capacity}")
         return self.sum(slot, generation, now).recent_tokens
 
+    def read_computed(self, uint64_t slot, uint64_t generation, double now):
+        if slot >= self.capacity:
+            raise IndexError(f"slot {slot} of {self.capacity}")
+        cdef EngineMetrics* metrics = &self.metrics[slot]
+        return self.computed(metrics, now) if atomic_load_u64(&metrics.generation) == generation else 0.0
+
     cpdef object release(self, uint64_t slot, uint64_t generation, int64_t prefill_tokens, int64_t decode_tokens):
         self._check(slot)
         cdef LoadCell* cell = &self.cells[<uint64_t>self.own * self.capacity + slot]
@@ -187,18 +196,20 @@ cdef class Load:
 
     def write_metrics(self, uint64_t slot, uint64_t generation, double running, double waiting, double kv_usage,
                       double first_token_seconds, double inter_token_seconds, double prefix_hit_ratio, double now, int64_t in_flight_before=0,
-                      double kv_tokens=0.0):
+                      double kv_tokens=0.0, double computed_tokens=0.0):
         if slot >= self.capacity:
             raise IndexError(f"slot {slot} of {self.capacity}")
         if not self.slots.is_current(slot, generation):
             return False
         if not (isfinite(running) and isfinite(waiting) and isfinite(kv_usage) and isfinite(first_token_seconds)
-                and isfinite(inter_token_seconds) and isfinite(prefix_hit_ratio) and isfinite(now) and isfinite(kv_tokens)):
+                and isfinite(inter_token_seconds) and isfinite(prefix_hit_ratio) and isfinite(now) and isfinite(kv_tokens)
+                and isfinite(computed_tokens)):
             return False
         cdef EngineMetrics* metrics = &self.metrics[slot]
         if atomic_load_u64(&metrics.generation) != generation or metrics.time <= 0:
             atomic_store_f64(&metrics.time, 0)
             atomic_relax_f64(&metrics.seen_others, INFINITY)
+            atomic_relax_u64(&metrics.computed, 0)
             atomic_store_u64(&metrics.generation, generation)
         # requests came and went between the engine's writing of the page and now; what they seem to add is gone with the next scrape
         cdef double own = <double>max(in_flight_before, self.sum(slot, generation, 0).in_flight)
@@ -212,6 +223,7 @@ cdef class Load:
         atomic_relax_f64(&metrics.inter_token_seconds, inter_token_seconds)
         atomic_relax_f64(&metrics.prefix_hit_ratio, prefix_hit_ratio)
         atomic_relax_f64(&metrics.kv_tokens, kv_tokens)
+        atomic_relax_u64(&metrics.computed, pack_recent(faded(metrics.computed, now) + max(0.0, computed_tokens), now))
         atomic_store_f64(&metrics.time, now)
         return True
 

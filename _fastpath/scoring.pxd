@@ -49,6 +49,8 @@ cdef struct Candidate:
     double prefill_tokens_per_second
     double prefill_since          # when what is prefilled there began, 0 when not known
     double recent                 # tokens sent there lately to be computed; once the speed is known, seconds of prefill
+    double computed               # tokens that it says it computed lately, whoever sent them
+    double bias                   # of this gateway against it, 0 to 1: at random, and for good
     double kv_tokens              # that it holds, 0 when not known
     double others                 # requests there that this gateway did not send, as far as was told
     double queued_tokens          # prompt tokens that are still to be computed there
@@ -83,6 +85,7 @@ cdef class Pool:
     cdef size_t count
     cdef uint64_t highest_slot
     cdef readonly double prefill_seconds   # of prompts to compute, with more of which an endpoint is full; 0 = no bound
+    cdef uint64_t gateway         # whose biases the candidates have
     cdef bint by_cost             # how the last decision scored
     cdef bint for_adapter         # whether it was for a request with an adapter
     cdef double untold            # what stands for the engines that do not say which adapters they have
@@ -101,6 +104,7 @@ cdef class Scheduler:
     cdef readonly Health health
     cdef readonly uint64_t probe  # token of the probe that the last decision claimed, else 0
     cdef uint64_t random_state
+    cdef readonly uint64_t gateway        # what this gateway's biases come from
     cdef uint32_t oldest          # seconds at which a block must have been learned to count in the last decision
     cdef long due                 # position of the endpoint that this request should probe, -1 for none
 
@@ -113,6 +117,7 @@ cdef class Scheduler:
     cdef double _crowding(self, Pool pool) noexcept nogil
     cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil
     cdef double _look_back(self, Pool pool) noexcept nogil
+    cdef double _weigh_biases(self, Pool pool) noexcept nogil
     cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil
     cdef Standing _standing(self, Pool pool, const Candidate* c, double now) noexcept nogil

@@ -1,10 +1,11 @@
 """The choice of an endpoint in one call: filters, prefix match, scores, the pick, the charge of load, the learned prefix.
 
 ``cost`` (the default) is the seconds that the request is expected to add: what is left of the prefill that is queued there, its own
-uncached prompt tokens, which count the more the more endpoints are busy (whoever comes later waits for them too) and the more was sent
-there lately, both together once more the longer they take, the slow-down of and by what runs there, the pressure on a nearly full KV
-cache, and the loading of an adapter that is not there; at the speed that was measured of each endpoint's prefills. Where engines say how
-much they hold, a prompt is taken to be cached only for as long as it takes to fill the pool's caches with others. ``weighted`` is the sum
+uncached prompt tokens (which count the more the more endpoints are busy, since whoever comes later waits for them too, and the more was
+sent or computed there lately, by whomever; a gateway among others has likings of its own as well, so that they do not all choose alike),
+both together once more the longer they take, the slow-down of and by what runs there, the pressure on a nearly full KV cache, and the
+loading of an adapter that is not there; at the speed that was measured of each endpoint's prefills. Where engines say how much they hold,
+a prompt is taken to be cached only for as long as it takes to fill the pool's caches with others. ``weighted`` is the sum
 of the reference system's scores, each 0 to 100, times their weights. Among equals one is taken at random.
 """
 
@@ -128,6 +129,8 @@ class Scheduler:
     health: Health
     probe: int
     """Token of the probe that the last decision claimed: the request is the one that tries an ejected endpoint. Else 0."""
+    gateway: int
+    """Stands for the gateway, whose schedulers have the same biases: it comes from the memory, or from the seed where one is given."""
     def __init__(self, memory: SharedMemory, row: int = -1, random_seed: int | None = None) -> None:
         """``row`` is the worker's own; -1 for dry decisions only."""
 

@@ -23,6 +23,7 @@ cdef double TIE = 1e-9
 cdef double CROWDING_WEIGHT = 5.0           # of what a request's prefill costs those that wait behind it
 cdef double EVENNESS_WEIGHT = 2.0           # of a prompt token to be computed where as much was sent lately as to the mean endpoint
 cdef double EVEN_SECONDS = 12.0             # of prefill beside that mean: where little was sent to all, nobody is uneven
+cdef double BIAS_WEIGHT = 0.7               # of a prompt token to be computed where a gateway among many has the largest bias
 cdef double PATIENCE_SECONDS = 2.5          # each second until the first token costs one more for so many before it
 cdef double MOST_CROWDED = 0.9              # share of busy endpoints that counts at the most
 cdef double PRIOR_SECONDS = 0.1             # so many seconds of prefill at the expected speed stand beside what was measured
@@ -174,7 +175,8 @@ cdef class Scheduler:
         self.adapters = Adapters(memory)
         self.health = Health(memory, row)
         self.due = -1
-        self.random_state = (secrets.randbits(64) if random_seed is None else random_seed) | 1
+        self.random_state = _mixed(secrets.randbits(64) if random_seed is None else random_seed) | 1
+        self.gateway = _mixed(memory.header.hash_key_low if random_seed is None else random_seed) | 1
 
     # xorshift64*: Marsaglia 2003, Vigna 2016. Uniform in [0, 1).
     cdef double _random(self) noexcept nogil:
@@ -189,7 +191,7 @@ cdef class Scheduler:
         cdef size_t i, fresh = 0, candidates = 0
         cdef uint64_t seen = 0
         cdef const uint64_t* words = self.health.words if pool.outlier is not None else NULL
-        cdef double running = 0, waiting = 0, kv_usage = 0
+        cdef double running = 0, waiting = 0, kv_usage = 0, computed = 0
         cdef Candidate* c
         cdef const EngineMetrics* metrics
         cdef LoadSum load
@@ -205,6 +207,7 @@ cdef class Scheduler:
             c.queued_tokens = c.prefill_tokens
             c.kv_tokens = 0
             c.others = 0
+            c.computed = 0
             metrics = self.load.fresh_metrics(c.slot, c.generation, now, policy.stale_after)
             c.fresh = metrics != NULL
             if metrics != NULL:
@@ -213,6 +216,7 @@ cdef class Scheduler:
                 c.running = c.in_flight + c.others
                 c.kv_usage = metrics.kv_usage
                 c.kv_tokens = metrics.kv_tokens
+                c.computed = self.load.computed(metrics, now)
                 c.first_token = metrics.first_token_seconds
                 c.inter_token = metrics.inter_token_seconds
                 if c.roles & role:
@@ -220,12 +224,14 @@ cdef class Scheduler:
                     running += c.running
                     waiting += c.waiting
                     kv_usage += c.kv_usage
+                    computed += c.computed
         for i in range(pool.count):
             c = &pool.candidates[i]
             if not c.fresh:
                 c.running = max(c.in_flight, running / fresh if fresh > 0 else 0.0)
                 c.waiting = waiting / fresh if fresh > 0 else 0.0
                 c.kv_usage = kv_usage / fresh if fresh > 0 else 0.0
+                c.computed = computed / fresh if fresh > 0 else 0.0
                 c.first_token = 0
                 c.inter_token = 0
             if words != NULL:
@@ -372,22 +378,24 @@ cdef class Scheduler:
     cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil:
         cdef size_t i
         cdef Candidate* c
-        cdef double held = 0, sent = 0, others = 0, own = 0, kept
+        cdef double held = 0, sent = 0, computed = 0, others = 0, own = 0, kept
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.kv_tokens > 0 and c.reason != GONE:
                 held += c.kv_tokens
                 sent += c.recent
+                computed += c.computed
                 others += c.others
                 own += c.in_flight
-        if held <= 0 or sent <= 0:
-            return 0
         if own > 0:
             sent *= 1 + others / own
+        sent = max(sent, computed)
+        if held <= 0 or sent <= 0:
+            return 0
         kept = held * RECENT_SECONDS / sent
         return <uint32_t>(now - kept) if kept < now else 0
 
-    # How long each prefilled lately, instead of how many tokens it was sent: the mean over the candidates.
+    # How long each prefilled lately, instead of how many tokens it was sent or says it computed: the mean over the candidates.
     cdef double _look_back(self, Pool pool) noexcept nogil:
         cdef size_t i, candidates = 0
         cdef Candidate* c
@@ -395,16 +403,34 @@ cdef class Scheduler:
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.reason == CANDIDATE:
-                c.recent /= c.prefill_tokens_per_second
+                c.recent = max(c.recent, c.computed) / c.prefill_tokens_per_second
                 total += c.recent
                 candidates += 1
         return total / candidates if candidates > 0 else 0.0
+
+    # What others queue at an engine nobody tells us in time: gateways that see the same would all send what comes at one moment to the
+    # same engine. So each has likings of its own, and they count by the share of the requests that are others'.
+    cdef double _weigh_biases(self, Pool pool) noexcept nogil:
+        cdef size_t i
+        cdef Candidate* c
+        cdef double own = 0, others = 0
+        for i in range(pool.count):
+            own += pool.candidates[i].in_flight
+            others += pool.candidates[i].others
+        if others <= 0:
+            return 0
+        if pool.gateway != self.gateway:
+            pool.gateway = self.gateway
+            for i in range(pool.count):
+                c = &pool.candidates[i]
+                c.bias = <double>(_mixed(self.gateway ^ _mixed(c.identity)) >> 11) * (1.0 / 9007199254740992.0)
+        return BIAS_WEIGHT * others / (own + others)
 
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens,
                              double now) noexcept nogil:
         cdef size_t i
         cdef Candidate* c
-        cdef double uncached, seconds, slowness, recent, weight = self._crowding(pool)
+        cdef double uncached, seconds, slowness, recent, weight = self._crowding(pool), foreign = self._weigh_biases(pool)
         self._measure(pool, policy)
         recent = self._look_back(pool) + EVEN_SECONDS
         for i in range(pool.count):
@@ -421,7 +447,7 @@ cdef class Scheduler:
                 c.queued_tokens = max(0.0, seconds) * c.prefill_tokens_per_second
                 c.queue_seconds = abs(seconds)
             seconds = uncached / c.prefill_tokens_per_second
-            c.prefill_seconds = (weight + EVENNESS_WEIGHT * c.recent / recent) * seconds
+            c.prefill_seconds = (weight + EVENNESS_WEIGHT * c.recent / recent + (foreign * c.bias if foreign > 0 else 0.0)) * seconds
             seconds += c.queue_seconds
             c.lateness_seconds = seconds * seconds / (2 * PATIENCE_SECONDS)
             # the request is slowed by each that runs beside it, and slows each of them as much

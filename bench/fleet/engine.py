@@ -35,6 +35,8 @@ class Scrape(NamedTuple):
     """Mean of the interval; 0 when no request had its first token in it."""
     inter_token_seconds: float = 0.0
     prefix_hit_ratio: float = 0.0
+    computed_tokens: float = 0.0
+    """Of prompts that were not cached, and of answers, in the interval."""
 
 
 class SkippingEngine(Engine):
@@ -118,7 +120,9 @@ class Replica:
         self._decoding = 0
         self._first_tokens = [0.0, 0.0]
         self._gaps = [0.0, 0.0]
-        self._seen: tuple[float, ...] = (0.0,) * 6
+        self._prefilled = 0
+        """Tokens of prompts that were not cached; engines count them when the first token comes."""
+        self._seen: tuple[float, ...] = (0.0,) * 7
 
     def submit(self, request: Sent, now: float) -> None:
         """A request arrives: it is looked at when the step that runs is over."""
@@ -140,6 +144,7 @@ class Replica:
             if request.generated == 1:
                 self._first_tokens[0] += now - request.arrived
                 self._first_tokens[1] += 1
+                self._prefilled += request.prompt_length - request.cached
         self._plan(now)
         return produced
 
@@ -156,11 +161,12 @@ class Replica:
             self._gaps[1] + decoded,
             float(totals.prefix_hits),
             float(totals.prefix_queries),
+            float(self._prefilled + totals.generated_tokens + decoded),
         )
         fresh = [new - old for new, old in zip(seen, self._seen, strict=True)]
         self._seen = seen
         means = [fresh[at] / fresh[at + 1] if fresh[at + 1] else 0.0 for at in (0, 2, 4)]
-        return Scrape(len(engine.running), len(engine.waiting), used / engine.cache.capacity, *means)
+        return Scrape(len(engine.running), len(engine.waiting), used / engine.cache.capacity, *means, fresh[6])
 
     def computed_tokens(self, now: float) -> int:
         """Prompt tokens that it computed (not those found cached) and tokens that it generated, since the start."""

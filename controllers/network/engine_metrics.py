@@ -51,6 +51,9 @@ INTER_TOKEN = (
     "sglang:time_per_output_token_seconds",
 )
 PREFIX_HITS = ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total", "sglang:cached_tokens_total")
+PROMPT_TOKENS = ("vllm:prompt_tokens_total", "sglang:prompt_tokens_total")
+CACHED_TOKENS = ("vllm:prompt_tokens_cached_total", *PREFIX_HITS)
+GENERATED_TOKENS = ("vllm:generation_tokens_total", "sglang:generation_tokens_total")
 PREFIX_QUERIES = (
     "vllm:prefix_cache_queries_total",
     "vllm:gpu_prefix_cache_queries_total",
@@ -74,12 +77,18 @@ class Reading:
     adapters: AdapterReading = field(default_factory=AdapterReading)
     kv_tokens: float = 0.0
     """Tokens that its KV cache holds; 0 when it does not say."""
+    computed: float = 0.0
+    """Tokens of prompts that were not cached, and of answers, so far; 0 when it does not say."""
 
     def follows(self, earlier: Reading) -> bool:
         """Whether the same process wrote both: an engine that was started anew counts from zero, and its cache is empty."""
         is_older = earlier.started > 0 and self.started > 0 and self.started != earlier.started
         fell = self.first_token[1] < earlier.first_token[1] or self.prefix[1] < earlier.prefix[1]
         return not is_older and not fell
+
+    def computed_since(self, earlier: Reading | None) -> float:
+        """Tokens that were computed between both; 0 without an earlier one of the same process."""
+        return max(0.0, self.computed - earlier.computed) if earlier is not None and self.follows(earlier) else 0.0
 
 
 def read_page(text: str) -> Reading | None:
@@ -105,6 +114,7 @@ def read_page(text: str) -> Reading | None:
         started=max(_first(values, (STARTED,)), default=0.0),
         adapters=read_adapters(text),
         kv_tokens=_kv_tokens(text),
+        computed=_computed(values),
     )
 
 
@@ -116,6 +126,11 @@ def _kv_tokens(text: str) -> float:
         blocks = sizes.get("num_gpu_blocks", sizes.get("num_pages", 0.0))
         total += blocks * sizes.get("block_size", sizes.get("page_size", 0.0))
     return total
+
+
+def _computed(values: dict[str, list[float]]) -> float:
+    prompts = sum(_first(values, PROMPT_TOKENS))
+    return max(0.0, prompts - sum(_first(values, CACHED_TOKENS))) + sum(_first(values, GENERATED_TOKENS))
 
 
 def _first(values: dict[str, list[float]], names: Iterable[str]) -> list[float]:
@@ -236,7 +251,8 @@ class EngineScraper:
                 is_new = before is not None and not reading.follows(before)
                 if is_new:
                     loaded.forget()
-                slot = self._write(endpoint, reading, means, loaded.of(reading.adapters), in_flight)
+                computed = reading.computed_since(before)
+                slot = self._write(endpoint, reading, means, loaded.of(reading.adapters), in_flight, computed)
                 if is_new and slot is not None:
                     await self._forget(endpoint, slot)
                 before = reading
@@ -256,7 +272,13 @@ class EngineScraper:
         return self._load.read(*found)[0] if found is not None else 0
 
     def _write(
-        self, endpoint: Endpoint, reading: Reading, means: _Means, loaded: list[str], in_flight: int
+        self,
+        endpoint: Endpoint,
+        reading: Reading,
+        means: _Means,
+        loaded: list[str],
+        in_flight: int,
+        computed: float,
     ) -> int | None:
         """Write what it said into its slot, and which one that is; None when there is none."""
         if self._load is None or self._slots is None or self._memory is None:
@@ -287,5 +309,6 @@ class EngineScraper:
             self._clock(),
             in_flight,
             reading.kv_tokens,
+            computed,
         )
         return int(slot)

@@ -63,6 +63,7 @@ class LoadMachine(RuleBasedStateMachine):
     @rule(row=WRITER, endpoint=ENDPOINTS, now=MOMENT)
     def read_recent(self, row, endpoint, now):
         self.agree(row, "read_recent", *endpoint, now)
+        self.agree(row, "read_computed", *endpoint, now)
 
     @rule(row=WRITER, endpoint=ENDPOINTS, tokens=st.floats(), seconds=st.floats() | st.floats(0.001, 100))
     def prefilled(self, row, endpoint, tokens, seconds):
@@ -83,10 +84,11 @@ class LoadMachine(RuleBasedStateMachine):
         now=st.floats(0.001, 1e9),
         before=st.integers(0, 3),
         kv_tokens=NUMBER,
+        computed=NUMBER,
     )
-    def write_metrics(self, row, endpoint, numbers, now, before, kv_tokens):
+    def write_metrics(self, row, endpoint, numbers, now, before, kv_tokens, computed):
         self.seen.add(endpoint)
-        self.agree(row, "write_metrics", *endpoint, *numbers, now, before, kv_tokens)
+        self.agree(row, "write_metrics", *endpoint, *numbers, now, before, kv_tokens, computed)
 
     @invariant()
     def every_mapping_reads_the_same(self):

@@ -81,7 +81,7 @@ class Fleet:
 def write(load: Load, slot: int, generation: int, metrics: twin.Metrics) -> bool:
     return load.write_metrics(
         slot, generation, metrics.running, metrics.waiting, metrics.kv_usage, metrics.first_token, metrics.inter_token, 0.0,
-        metrics.time, kv_tokens=metrics.kv_tokens,
+        metrics.time, kv_tokens=metrics.kv_tokens, computed_tokens=metrics.computed_tokens,
     )  # fmt: skip
 
 
@@ -125,6 +125,7 @@ def put(
         prefills=measured,
         prefill_since=loads[0].read_prefill_since(slot, generation),
         recent=loads[0].read_recent(slot, generation, NOW),
+        computed=loads[0].read_computed(slot, generation, NOW),
     )
 
 
@@ -173,6 +174,7 @@ def make(path: Path, fleet: list[Given], seed: int = 1, prefill_seconds: float =
             affinity="untold",
             prefill_since=0.0,
             recent=0.0,
+            computed=0.0,
         )
     pool = Pool(
         [
@@ -212,6 +214,7 @@ METRICS = st.builds(
     # stale_after is 5: one is just fresh, one is not
     time=st.sampled_from([NOW, NOW - 1, NOW - 5, NOW - 5.001, NOW - 60]),
     kv_tokens=st.sampled_from([0.0, 0.0, 1000.0, 4000.0, 1e6]),
+    computed_tokens=st.sampled_from([0.0, 500.0, 1e5]),
 )
 ENDPOINTS = st.builds(
     twin.Endpoint,
@@ -341,6 +344,7 @@ def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision
         request.adapter != 0,
         request.adjusted(len(endpoints)),
         fleet.pool.prefill_seconds,
+        fleet.scheduler.gateway,
     )
 
 

@@ -24,6 +24,12 @@ class EngineMetrics(TypedDict):
     kv_tokens: float
 
 
+def faded(recent: tuple[int, int], now: float) -> float:
+    """Of so many eighths of a second and tokens: the tokens that still count."""
+    ticks, tokens = recent
+    return tokens / (1 + max(0.0, now * TICKS - ticks) * (1 / (TICKS * RECENT_SECONDS)))
+
+
 @dataclass
 class Cell:
     """What one worker has sent to one endpoint."""
@@ -43,8 +49,7 @@ class Cell:
 
     def faded(self, now: float) -> float:
         """Tokens sent lately."""
-        ticks, tokens = self.recent
-        return tokens / (1 + max(0.0, now * TICKS - ticks) * (1 / (TICKS * RECENT_SECONDS)))
+        return faded(self.recent, now)
 
 
 class Load:
@@ -57,6 +62,7 @@ class Load:
         self._cells: list[dict[int, Cell]] = memory.part("load", lambda: [{} for _ in range(memory.workers)])
         self._metrics: dict[int, tuple[int, EngineMetrics]] = memory.part("metrics", dict)
         self._others: dict[int, tuple[int, float]] = memory.part("others", dict)
+        self._computed: dict[int, tuple[int, tuple[int, int]]] = memory.part("computed", dict)
 
     def _own(self, slot: int) -> Cell:
         if self._row < 0:
@@ -105,6 +111,11 @@ class Load:
 
     def read_recent(self, slot: int, generation: int, now: float) -> float:
         return sum(cell.faded(now) for cell in self._cells_of(slot, generation))
+
+    def read_computed(self, slot: int, generation: int, now: float) -> float:
+        self._check(slot)
+        written, recent = self._computed.get(slot, (None, (0, 0)))
+        return faded(recent, now) if written == generation else 0.0
 
     def prefilled(self, slot: int, generation: int, tokens: float, seconds: float) -> bool:
         cell = self._own(slot)
@@ -164,6 +175,7 @@ class Load:
         now: float,
         in_flight_before: int = 0,
         kv_tokens: float = 0.0,
+        computed_tokens: float = 0.0,
     ) -> bool:
         self._check(slot)
         if not self._slots.is_live(slot, generation):
@@ -183,6 +195,8 @@ class Load:
             kv_tokens=kv_tokens,
         )
         self._metrics[slot] = (generation, scrape)
+        tokens = self.read_computed(slot, generation, now) + max(0.0, computed_tokens)
+        self._computed[slot] = generation, (int(now * TICKS) % 2**32, int(min(tokens, 2**32 - 1)))
         return True
 
     def read_metrics(self, slot: int, generation: int) -> EngineMetrics | None:

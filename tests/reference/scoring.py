@@ -20,6 +20,7 @@ TIE = 1e-9
 CROWDING_WEIGHT = 5.0
 EVENNESS_WEIGHT = 2.0
 EVEN_SECONDS = 12.0
+BIAS_WEIGHT = 0.7
 PATIENCE_SECONDS = 2.5
 RECENT_SECONDS = 120
 MOST_CROWDED = 0.9
@@ -41,6 +42,8 @@ class Metrics:
     inter_token: float
     time: float
     kv_tokens: float = 0.0
+    computed_tokens: float = 0.0
+    """Since the scrape before."""
 
     def others(self, in_flight: int) -> float:
         """Requests that this gateway did not send, which had ``in_flight`` there at the scrape."""
@@ -65,6 +68,8 @@ class Endpoint:
     """When what is prefilled there began, 0 when that is not known."""
     recent: float = 0.0
     """Tokens sent there lately to be computed."""
+    computed: float = 0.0
+    """Tokens that it says it computed lately."""
     standing: str = "serving"
     """Or warming, ejected, due (ejected for long enough), probing."""
     share: float = 1.0
@@ -108,6 +113,7 @@ class Seen:
     kv_usage: float
     first_token: float
     inter_token: float
+    computed: float
     filtered: str = ""
 
 
@@ -168,7 +174,7 @@ def look(
     scrapes = [_fresh(endpoint, policy, now) for endpoint in endpoints]
     fresh = [
         Seen(endpoint, True, endpoint.in_flight + scrape.others(endpoint.in_flight), scrape.waiting, scrape.kv_usage, scrape.first_token,
-             scrape.inter_token)
+             scrape.inter_token, endpoint.computed)
         for endpoint, scrape in zip(endpoints, scrapes, strict=True)
         if scrape is not None
     ]  # fmt: skip
@@ -176,11 +182,12 @@ def look(
     running = _mean([seen.running for seen in of_role])
     waiting = _mean([seen.waiting for seen in of_role])
     kv_usage = _mean([seen.kv_usage for seen in of_role])
+    computed = _mean([seen.computed for seen in of_role])
     scraped = iter(fresh)
     all_seen = [
         next(scraped)
         if scrape is not None
-        else Seen(endpoint, False, max(endpoint.in_flight, running), waiting, kv_usage, 0.0, 0.0)
+        else Seen(endpoint, False, max(endpoint.in_flight, running), waiting, kv_usage, 0.0, 0.0, computed)
         for endpoint, scrape in zip(endpoints, scrapes, strict=True)
     ]
     for position, seen in enumerate(all_seen):
@@ -272,10 +279,11 @@ def oldest(all_seen: Sequence[Seen], policy: Policy, now: float) -> int:
     ]
     held, sent = sum(scrape.kv_tokens for _, scrape in told), sum(seen.endpoint.recent for seen, _ in told)
     own = sum(seen.endpoint.in_flight for seen, _ in told)
-    if not held or not sent:
-        return 0
     if own:
         sent *= 1 + sum(scrape.others(seen.endpoint.in_flight) for seen, scrape in told) / own
+    sent = max(sent, sum(seen.computed for seen, _ in told))
+    if not held or not sent:
+        return 0
     return int(max(0.0, now - held * RECENT_SECONDS / sent))
 
 
@@ -286,9 +294,25 @@ def queue_seconds(endpoint: Endpoint, rate: float, now: float) -> float:
 
 
 def unevenness(candidates: Sequence[Seen], rates: Sequence[float]) -> list[float]:
-    """How much was sent to each lately, beside the mean."""
-    recent = [seen.endpoint.recent / rate for seen, rate in zip(candidates, rates, strict=True)]
+    """How much was sent to each lately, or computed there by whomever it was sent, beside the mean."""
+    recent = [max(seen.endpoint.recent, seen.computed) / rate for seen, rate in zip(candidates, rates, strict=True)]
     return [one / (_mean(recent) + EVEN_SECONDS) for one in recent]
+
+
+def biases(
+    all_seen: Sequence[Seen], candidates: Sequence[Seen], policy: Policy, gateway: int, now: float
+) -> list[float]:
+    """What a gateway that shares the endpoints with others adds to the weight of a prompt's tokens at each."""
+    others = sum(
+        scrape.others(seen.endpoint.in_flight)
+        for seen in all_seen
+        if (scrape := _fresh(seen.endpoint, policy, now)) is not None
+    )
+    own = sum(seen.endpoint.in_flight for seen in all_seen)
+    if not others:
+        return [0.0] * len(candidates)
+    weight = BIAS_WEIGHT * others / (own + others)
+    return [weight * (mixed(gateway ^ mixed(seen.endpoint.identity)) >> 11) / 2**53 for seen in candidates]
 
 
 def score_by_cost(
@@ -401,6 +425,7 @@ def decide(
     for_adapter: bool = False,
     adjustments: Sequence[float] | None = None,
     prefill_seconds: float = 0.0,
+    gateway: int = 1,
 ) -> Decision:
     """All that the compiled choice sees and scores, and those that it may pick. Without a percentage nobody's health counts."""
     seen = look(endpoints, policy, now, role, excluded, prefill_seconds)
@@ -417,10 +442,17 @@ def decide(
         values = iter(
             [
                 score_by_cost(
-                    one, policy, blocks, prompt_tokens, output_tokens, factor + EVENNESS_WEIGHT * much, rate, now
+                    one, policy, blocks, prompt_tokens, output_tokens, factor + EVENNESS_WEIGHT * much + bias, rate, now
                 )
                 - policy.adapter_seconds * load
-                for one, rate, much, load in zip(candidates, rates, unevenness(candidates, rates), loads, strict=True)
+                for one, rate, much, bias, load in zip(
+                    candidates,
+                    rates,
+                    unevenness(candidates, rates),
+                    biases(seen, candidates, policy, gateway, now),
+                    loads,
+                    strict=True,
+                )
             ]
         )
     else:

@@ -108,6 +108,7 @@ class Penstock(Router):
             scrape.prefix_hit_ratio,
             now + START,
             kv_tokens=self.setting.kv_tokens,
+            computed_tokens=scrape.computed_tokens,
         )
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ vllm:time_per_output_token_seconds_sum{engine="0"} 9""".splitlines()
 
 
 def test_a_page_of_sglang_is_read():
-    assert read_page(SGLANG) == WANTED
+    assert read_page(SGLANG) == replace(WANTED, computed=60)
 
 
 def test_ranks_are_added_up_and_shares_averaged():
@@ -99,6 +99,27 @@ def test_ranks_are_added_up_and_shares_averaged():
 )  # fmt: skip
 def test_a_page_says_how_much_the_engines_cache_holds(lines, tokens):
     assert read_page(VLLM + lines) == replace(WANTED, kv_tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    ("lines", "computed"),
+    [
+        ("vllm:prompt_tokens_total 1000\nvllm:generation_tokens_total 50\nvllm:prompt_tokens_cached_total 600\n", 450),
+        ("vllm:prompt_tokens_total 1000\nvllm:generation_tokens_total 50\n", 1010),  # 40 hits
+        ("vllm:prompt_tokens_total 10\n", 0),  # hits are counted when a prompt begins, prompts when they are computed
+        ("vllm:generation_tokens_total 50\n", 50),
+    ],
+)
+def test_a_page_says_what_the_engine_computed_so_far(lines, computed):
+    assert read_page(VLLM + lines).computed == computed
+
+
+def test_what_was_computed_counts_from_scrape_to_scrape_of_one_process():
+    first, second = replace(WANTED, computed=100.0), replace(WANTED, computed=350.0)
+    assert second.computed_since(first) == 250
+    assert first.computed_since(None) == 0
+    assert replace(first, started=7.0).computed_since(replace(second, started=3.0)) == 0
+    assert first.computed_since(second) == 0
 
 
 def test_a_page_without_labels_is_read():
@@ -291,6 +312,21 @@ async def test_what_an_engine_says_is_written_at_its_slot_with_its_time(tmp_path
         await until(lambda: metrics(memory, engine.endpoint())["first_token_seconds"] == pytest.approx(0.2))
         first = metrics(memory, engine.endpoint())["time"]
         await until(lambda: metrics(memory, engine.endpoint())["time"] > first)
+
+
+async def test_what_an_engine_computes_between_two_scrapes_is_written(tmp_path, memory, engines):
+    engine = await engines(VLLM + "vllm:prompt_tokens_total 5000\n")
+
+    def computed():
+        found = Slots(memory).find(endpoint_identity(engine.endpoint().identity))
+        return Load(memory).read_computed(*found, time.monotonic()) if found else 0
+
+    async with scraping(tmp_path, [engine.endpoint()]):
+        await until(lambda: engine.scrapes > 1)
+        assert computed() == 0  # what it did before it was known
+        engine.page = VLLM + "vllm:prompt_tokens_total 6200\n"
+        await until(computed)
+        assert computed() == pytest.approx(1200, rel=0.05)
 
 
 async def test_what_an_engine_had_cached_is_forgotten_when_it_was_started_anew(tmp_path, memory, engines):

@@ -309,3 +309,16 @@ def test_what_was_sent_lately_fades(memory, load, endpoint):
 def test_more_than_a_word_can_count_is_its_most(load, endpoint):
     load.charge(*endpoint, 1 << 40, 0, 10.0)
     assert load.read_recent(*endpoint, 10.0) == 2.0**32 - 1
+
+
+def test_what_an_engine_says_it_computed_fades_and_adds_up(load, endpoint):
+    assert load.read_computed(*endpoint, 10.0) == 0.0
+    assert load.write_metrics(*endpoint, *SCRAPE, 10.0, computed_tokens=1000.0)
+    assert load.write_metrics(*endpoint, *SCRAPE, 130.0, computed_tokens=100.0)
+    assert load.read_computed(*endpoint, 130.0) == 600.0
+    assert load.write_metrics(*endpoint, *SCRAPE, 130.0, computed_tokens=-50.0)
+    assert load.read_computed(*endpoint, 130.0) == 600.0
+    assert not load.write_metrics(*endpoint, *SCRAPE, 131.0, computed_tokens=float("nan"))
+    assert load.read_computed(endpoint[0], endpoint[1] + 1, 130.0) == 0.0
+    with pytest.raises(IndexError):
+        load.read_computed(CAPACITY, 0, 1.0)

@@ -16,6 +16,7 @@ from _fastpath.load import Load
 from _fastpath.scoring import REASONS, SCORES_BY_NAME, Policy, Pool, Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots
+from tests.reference.scoring import BIAS_WEIGHT, mixed
 
 NOW = 100.0
 ROOT = Path(__file__).parents[3]
@@ -35,12 +36,18 @@ class Fleet:
     def pool(self, count: int, **options: int) -> Pool:
         return Pool([self.add(2 * number + 2, **options) for number in range(count)])
 
+    def alike(self, count: int) -> Pool:
+        """A pool whose endpoints a gateway among others likes equally."""
+        return Pool([(*self.add(2 * number + 2), 7) for number in range(count)])
+
     def write(self, position: int, **values: float) -> bool:
         """Metrics of the endpoint at this slot, which is its position; whether they were taken."""
         names = ("running", "waiting", "kv_usage", "first_token", "inter_token", "hits")
         numbers = [values.get(name, 0.0) for name in names]
         now, kv_tokens = values.get("now", NOW), values.get("kv_tokens", 0.0)
-        return self.scheduler.load.write_metrics(position, 0, *numbers, now, kv_tokens=kv_tokens)
+        return self.scheduler.load.write_metrics(
+            position, 0, *numbers, now, kv_tokens=kv_tokens, computed_tokens=values.get("computed", 0.0)
+        )
 
     def scrape(self, position: int, **values: float) -> None:
         assert self.write(position, **values)
@@ -985,13 +992,14 @@ def test_explain(fleet: Fleet) -> None:
     fleet.scrape(0, running=3, waiting=1, kv_usage=0.25)
     fleet.scheduler.prefixes.learn(hashes(2), 0, NOW)
     fleet.dry(pool, Policy(decode_seconds_per_request=0), hashes=hashes(4), prompt_tokens=1600, excluded=[1])
+    foreign = BIAS_WEIGHT * (3 / 4) * bias(fleet.scheduler, 0)
     assert fleet.scheduler.explain(pool) == [
         {
-            "filtered": "", "score": pytest.approx(-5.2 - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
+            "filtered": "", "score": pytest.approx(-5.2 - 0.1 * foreign - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
             "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True, "adapter": "",
             "prefill_tokens_per_second": 8000.0,
             "cost": {
-                "queue": 0.1, "prefill": pytest.approx(0.1 * 51), "lateness": pytest.approx(late(0.2)), "decode": 0.0, "memory": 0.0,
+                "queue": 0.1, "prefill": pytest.approx(0.1 * (51 + foreign)), "lateness": pytest.approx(late(0.2)), "decode": 0.0, "memory": 0.0,
                 "adapter": 0.0,
             },
         },
@@ -1001,6 +1009,61 @@ def test_explain(fleet: Fleet) -> None:
             "prefill_tokens_per_second": 8000.0, "cost": None,
         },
     ]  # fmt: skip
+
+
+def bias(scheduler: Scheduler, identity: int) -> float:
+    """Of a gateway against an endpoint, 0 to 1."""
+    return (mixed(scheduler.gateway ^ mixed(identity)) >> 11) / 2**53
+
+
+def test_gateways_that_share_endpoints_differ_in_whom_they_like(fleet: Fleet) -> None:
+    pool = fleet.pool(8)
+    choices = set()
+    for gateway in range(20):
+        scheduler = Scheduler(fleet.memory, random_seed=gateway)
+        for position in range(8):
+            fleet.scrape(position, running=1)
+            fleet.scrape(position, running=1)
+        chosen = {scheduler.decide(pool, Policy(), None, 1000, 10, NOW, dry=True)[0] for _ in range(20)}
+        assert chosen == {min(range(8), key=lambda one: bias(scheduler, one))}
+        choices |= chosen
+    assert len(choices) > 4
+
+
+def test_a_gateway_that_is_alone_likes_all_endpoints_equally(fleet: Fleet) -> None:
+    pool = fleet.pool(4)
+    for position in range(4):
+        fleet.scrape(position)
+    assert {fleet.dry(pool, prompt_tokens=1000)[0] for _ in range(100)} == {0, 1, 2, 3}
+
+
+def test_workers_of_one_gateway_like_the_same(fleet: Fleet) -> None:
+    assert Scheduler(fleet.memory).gateway == Scheduler(fleet.memory).gateway
+
+
+def test_an_engine_that_computed_much_for_others_gets_less(fleet: Fleet) -> None:
+    pool = fleet.alike(2)
+    fleet.scrape(0, computed=100_000)
+    fleet.scrape(1, computed=10_000)
+    assert {fleet.dry(pool, prompt_tokens=1000)[0] for _ in range(20)} == {1}
+
+
+def test_one_that_does_not_say_what_it_computed_is_taken_for_the_mean(fleet: Fleet) -> None:
+    pool = fleet.alike(3)
+    fleet.scrape(0, computed=100_000)
+    fleet.scrape(1, computed=50_000)
+    scores = fleet.scores(pool, Policy(), prompt_tokens=1000)
+    assert scores[0] < scores[2] < scores[1]
+
+
+def test_what_others_had_computed_fills_caches_too(fleet: Fleet) -> None:
+    """A prompt is taken to be cached for as long as it takes to fill the caches, by whomever."""
+    pool = fleet.alike(1)
+    fleet.scheduler.prefixes.learn(hashes(4), 0, NOW - 30)
+    fleet.scrape(0, kv_tokens=10_000, computed=1_000)
+    assert fleet.dry(pool, hashes=hashes(4)) == (0, 4, 0)
+    fleet.scrape(0, kv_tokens=10_000, computed=1_000_000)
+    assert fleet.dry(pool, hashes=hashes(4)) == (0, 0, 100)
 
 
 def test_explain_shows_the_last_decision(fleet: Fleet) -> None:
@@ -1037,7 +1100,7 @@ NAMES = ["running", "waiting", "kv_usage", "first_token", "inter_token", "hits"]
 @pytest.mark.parametrize("name", NAMES)
 def test_a_scrape_with_something_that_is_no_number_is_none(fleet: Fleet, name: str, value: float) -> None:
     """Prometheus text may say NaN."""
-    pool = fleet.pool(2)
+    pool = fleet.alike(2)
     assert not fleet.write(0, **{"running": 50, name: value})
     fleet.scrape(1, running=3, waiting=1, kv_usage=0.25)
     for policy in (weighted(kv_usage=1, least_request=1), Policy()):
@@ -1055,7 +1118,7 @@ def test_nobody_has_numbers(fleet: Fleet) -> None:
 
 
 def test_a_load_that_is_no_number_is_not_preferred(fleet: Fleet) -> None:
-    pool = fleet.pool(2)
+    pool = fleet.alike(2)
     assert not fleet.write(0, running=NAN)
     fleet.scrape(1, running=5)
     assert {fleet.dry(pool)[0] for _ in range(50)} == {0, 1}

@@ -511,7 +511,8 @@ async def test_the_metrics_have_vllms_names_and_count(sim):
     found = await sim.metrics()
     assert found["vllm:prefix_cache_queries_total", None] == 200
     assert found["vllm:prefix_cache_hits_total", None] == 96
-    assert found["vllm:prompt_tokens_total", None] == 104
+    assert found["vllm:prompt_tokens_total", None] == 200
+    assert found["vllm:prompt_tokens_cached_total", None] == 96
     assert found["vllm:generation_tokens_total", None] == 22
     assert found["vllm:num_preemptions_total", None] == 0
     assert found["vllm:kv_cache_usage_perc", None] == 0
