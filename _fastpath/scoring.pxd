@@ -116,7 +116,7 @@ cdef class Scheduler:
     cdef size_t _leave_out(self, Pool pool, size_t candidates) noexcept nogil
     cdef double _crowding(self, Pool pool) noexcept nogil
     cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil
-    cdef double _look_back(self, Pool pool) noexcept nogil
+    cdef double _look_back(self, Pool pool, bint is_shared) noexcept nogil
     cdef double _weigh_biases(self, Pool pool) noexcept nogil
     cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil

@@ -395,15 +395,16 @@ cdef class Scheduler:
         kept = held * RECENT_SECONDS / sent
         return <uint32_t>(now - kept) if kept < now else 0
 
-    # How long each prefilled lately, instead of how many tokens it was sent or says it computed: the mean over the candidates.
-    cdef double _look_back(self, Pool pool) noexcept nogil:
+    # How long each prefilled lately, instead of how many tokens it was sent, or says it computed where others send some too: the mean over
+    # the candidates.
+    cdef double _look_back(self, Pool pool, bint is_shared) noexcept nogil:
         cdef size_t i, candidates = 0
         cdef Candidate* c
         cdef double total = 0
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.reason == CANDIDATE:
-                c.recent = max(c.recent, c.computed) / c.prefill_tokens_per_second
+                c.recent = (max(c.recent, c.computed) if is_shared else c.recent) / c.prefill_tokens_per_second
                 total += c.recent
                 candidates += 1
         return total / candidates if candidates > 0 else 0.0
@@ -432,7 +433,7 @@ cdef class Scheduler:
         cdef Candidate* c
         cdef double uncached, seconds, slowness, recent, weight = self._crowding(pool), foreign = self._weigh_biases(pool)
         self._measure(pool, policy)
-        recent = self._look_back(pool) + EVEN_SECONDS
+        recent = self._look_back(pool, foreign > 0) + EVEN_SECONDS
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.reason != CANDIDATE:

@@ -293,25 +293,28 @@ def queue_seconds(endpoint: Endpoint, rate: float, now: float) -> float:
     return abs(endpoint.prefill_tokens / rate - elapsed)
 
 
-def unevenness(candidates: Sequence[Seen], rates: Sequence[float]) -> list[float]:
-    """How much was sent to each lately, or computed there by whomever it was sent, beside the mean."""
-    recent = [max(seen.endpoint.recent, seen.computed) / rate for seen, rate in zip(candidates, rates, strict=True)]
+def unevenness(candidates: Sequence[Seen], rates: Sequence[float], is_shared: bool) -> list[float]:
+    """How much was sent to each lately, or computed there where others send some too, beside the mean."""
+    recent = [
+        (max(seen.endpoint.recent, seen.computed) if is_shared else seen.endpoint.recent) / rate
+        for seen, rate in zip(candidates, rates, strict=True)
+    ]
     return [one / (_mean(recent) + EVEN_SECONDS) for one in recent]
 
 
-def biases(
-    all_seen: Sequence[Seen], candidates: Sequence[Seen], policy: Policy, gateway: int, now: float
-) -> list[float]:
-    """What a gateway that shares the endpoints with others adds to the weight of a prompt's tokens at each."""
+def share_of_others(all_seen: Sequence[Seen], policy: Policy, now: float) -> float:
+    """Of the requests at all endpoints, those that this gateway did not send."""
     others = sum(
         scrape.others(seen.endpoint.in_flight)
         for seen in all_seen
         if (scrape := _fresh(seen.endpoint, policy, now)) is not None
     )
-    own = sum(seen.endpoint.in_flight for seen in all_seen)
-    if not others:
-        return [0.0] * len(candidates)
-    weight = BIAS_WEIGHT * others / (own + others)
+    return others / (sum(seen.endpoint.in_flight for seen in all_seen) + others) if others else 0.0
+
+
+def biases(candidates: Sequence[Seen], gateway: int, foreign: float) -> list[float]:
+    """What a gateway that shares the endpoints with others adds to the weight of a prompt's tokens at each."""
+    weight = BIAS_WEIGHT * foreign
     return [weight * (mixed(gateway ^ mixed(seen.endpoint.identity)) >> 11) / 2**53 for seen in candidates]
 
 
@@ -436,7 +439,7 @@ def decide(
         probe = leave_out(seen, probe, adjustments)
     candidates = [one for one in seen if not one.filtered]
     if policy.by_cost:
-        factor = crowding(candidates)
+        factor, foreign = crowding(candidates), share_of_others(seen, policy, now)
         loads = affinity_values(candidates, AFFINITY_LOADS) if for_adapter else [0.0] * len(candidates)
         rates = speeds(candidates, policy)
         values = iter(
@@ -448,8 +451,8 @@ def decide(
                 for one, rate, much, bias, load in zip(
                     candidates,
                     rates,
-                    unevenness(candidates, rates),
-                    biases(seen, candidates, policy, gateway, now),
+                    unevenness(candidates, rates, foreign > 0),
+                    biases(candidates, gateway, foreign),
                     loads,
                     strict=True,
                 )

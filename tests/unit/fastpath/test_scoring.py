@@ -992,14 +992,14 @@ def test_explain(fleet: Fleet) -> None:
     fleet.scrape(0, running=3, waiting=1, kv_usage=0.25)
     fleet.scheduler.prefixes.learn(hashes(2), 0, NOW)
     fleet.dry(pool, Policy(decode_seconds_per_request=0), hashes=hashes(4), prompt_tokens=1600, excluded=[1])
-    foreign = BIAS_WEIGHT * (3 / 4) * bias(fleet.scheduler, 0)
+    foreign = 0.1 * BIAS_WEIGHT * (3 / 4) * bias(fleet.scheduler, 0)
     assert fleet.scheduler.explain(pool) == [
         {
-            "filtered": "", "score": pytest.approx(-5.2 - 0.1 * foreign - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
+            "filtered": "", "score": pytest.approx(-5.2 - foreign - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
             "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True, "adapter": "",
             "prefill_tokens_per_second": 8000.0,
             "cost": {
-                "queue": 0.1, "prefill": pytest.approx(0.1 * (51 + foreign)), "lateness": pytest.approx(late(0.2)), "decode": 0.0, "memory": 0.0,
+                "queue": 0.1, "prefill": pytest.approx(5.1 + foreign), "lateness": pytest.approx(late(0.2)), "decode": 0.0, "memory": 0.0,
                 "adapter": 0.0,
             },
         },
@@ -1043,15 +1043,16 @@ def test_workers_of_one_gateway_like_the_same(fleet: Fleet) -> None:
 
 def test_an_engine_that_computed_much_for_others_gets_less(fleet: Fleet) -> None:
     pool = fleet.alike(2)
-    fleet.scrape(0, computed=100_000)
-    fleet.scrape(1, computed=10_000)
-    assert {fleet.dry(pool, prompt_tokens=1000)[0] for _ in range(20)} == {1}
+    for running, expected in ((1, {1}), (0, {0, 1})):  # a gateway that is alone knows itself what it sent
+        fleet.scrape(0, computed=100_000, running=running)
+        fleet.scrape(1, computed=10_000, running=running)
+        assert {fleet.dry(pool, prompt_tokens=1000)[0] for _ in range(50)} == expected
 
 
 def test_one_that_does_not_say_what_it_computed_is_taken_for_the_mean(fleet: Fleet) -> None:
     pool = fleet.alike(3)
-    fleet.scrape(0, computed=100_000)
-    fleet.scrape(1, computed=50_000)
+    fleet.scrape(0, computed=100_000, running=1)
+    fleet.scrape(1, computed=50_000, running=1)
     scores = fleet.scores(pool, Policy(), prompt_tokens=1000)
     assert scores[0] < scores[2] < scores[1]
 
