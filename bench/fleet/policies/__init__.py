@@ -8,7 +8,7 @@ from bench.fleet.policies.dynamo import DynamoCost
 from bench.fleet.policies.kthena import KthenaBest, KthenaDefault
 from bench.fleet.policies.llm_d import LlmDDefault, LlmDNewest
 from bench.fleet.policies.penstock import Penstock, PenstockEvents
-from bench.fleet.policies.plain import BoundedHash, LeastRequests, Random, RoundRobin
+from bench.fleet.policies.plain import BoundedHash, LeastComputed, LeastRequests, Random, RoundRobin
 from bench.fleet.policies.smg import SmgCacheAware
 
 YARDSTICK = "least-requests"
@@ -19,6 +19,7 @@ POLICIES: dict[str, type[Router]] = {
     "round-robin": RoundRobin,
     "random": Random,
     YARDSTICK: LeastRequests,
+    "least-computed": LeastComputed,
     "bounded-hash": BoundedHash,
     "kthena-default": KthenaDefault,
     "kthena-best": KthenaBest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import math
+from collections import deque
 
 from bench.fleet.policies.base import Blind, Setting
 from bench.fleet.trace import Prompted
@@ -33,6 +34,28 @@ class LeastRequests(Blind):
 
     def choose(self, request: Prompted, now: float) -> int:
         return self.lowest(self.in_flight)
+
+
+class LeastComputed(Blind):
+    """Nobody's policy but a yardstick: whoever wants nothing but evenness, in windows as imbalance is measured in, gets no more of it."""
+
+    WINDOW_SECONDS = 60.0
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._sent: deque[tuple[float, int, int]] = deque()
+        self._tokens = [0] * setting.engines
+        """Of prompts, sent in the last window."""
+
+    def choose(self, request: Prompted, now: float) -> int:
+        while self._sent and self._sent[0][0] < now - self.WINDOW_SECONDS:
+            _, engine, tokens = self._sent.popleft()
+            self._tokens[engine] -= tokens
+        return self.lowest(self._tokens)
+
+    def sent(self, request: Prompted, engine: int, now: float) -> None:
+        self._sent.append((now, engine, request.prompt_tokens))
+        self._tokens[engine] += request.prompt_tokens
 
 
 class BoundedHash(Blind):

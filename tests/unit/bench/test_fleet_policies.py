@@ -50,7 +50,15 @@ def test_all_choose_an_engine_there_is_and_count_what_is_in_flight(make, name):
     assert router.in_flight == [0] * 4
 
 
-@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"round-robin", "random", "least-requests"}))
+def test_least_computed_evens_out_tokens_and_forgets_what_is_older_than_a_minute(make):
+    router = make("least-computed", 2)
+    first = router.route(fresh(1, 8), 0.0)
+    assert [router.route(fresh(number, 4), 1.0) for number in (2, 3)] == [1 - first] * 2
+    router.route(fresh(4, 1), 59.0)
+    assert router.route(fresh(5, 1), 60.5) == first
+
+
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"round-robin", "random", "least-requests", "least-computed"}))
 def test_all_that_look_at_prefixes_send_a_known_prompt_where_it_is(make, name):
     for seed in range(5):
         router = make(name, seed=seed)
