@@ -31,6 +31,8 @@ bench: build  ## the compiled hot path, beside its plain-Python twins
 bench-path: build  ## instructions of a request inside one process, as callgrind counts them: no noise of the machine
 	.venv/bin/python -m bench.path
 
+TRACE ?= $(wildcard ../shared/traces/mooncake-conversation.jsonl)
+
 bench-fleet: build  ## policies of schedulers on a trace of requests (TRACE=FILE), in virtual time
 	@test -n "$(TRACE)" || { echo "error: say which trace: make bench-fleet TRACE=FILE" >&2; exit 1; }
 	.venv/bin/python -m bench.fleet --trace $(TRACE) --engines 16 --load 0.5 0.8 0.95 1.1
@@ -42,8 +44,10 @@ bench-load: build  ## the gateway beside nginx, Envoy and three routers, on two 
 engines: build  ## against real vLLM engines (../shared/engines)
 	$(PYTEST) -m engines tests/engines
 
-slow: build  ## what is too long for CI, about two hours: 10,000 kills and a soak; dated results go to bench/results
+slow: build  ## what is too long for CI, about three hours: 10,000 kills, a soak, all policies on a trace (TRACE=FILE); dated results go to bench/results
 	$(PYTEST) -s -m slow tests
+	@test -n "$(TRACE)" || { echo "SKIPPED: policies on a trace: say which (TRACE=FILE)" >&2; exit 0; }
+	$(if $(TRACE),.venv/bin/python -m bench.fleet.matrix --trace $(TRACE))
 
 image:  ## the container image `penstock`, with docker, podman or buildah (BASE=IMAGE: another Debian with Python 3.11 or newer)
 	@tools/image $(BASE)
