@@ -6,14 +6,11 @@ import importlib.util
 import ipaddress
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gateway.identity.directory import parse_keys, parse_secret, parse_tenants
 from gateway.identity.faults import FileFaults, UnusableKeys
-
-if TYPE_CHECKING:
-    from gateway.settings import Identity
+from gateway.identity.settings import Identity
 
 _LONGEST_LEEWAY = 60.0
 _TOKEN_BYTES = (256, 65_536)

@@ -20,8 +20,8 @@ from gateway.identity.directory import (
     parse_tenants,
 )
 from gateway.identity.gate import ApiKey, Gate
+from gateway.identity.settings import Identity
 from gateway.identity.watched_file import WatchedFile
-from gateway.settings import Identity
 
 if TYPE_CHECKING:
     from gateway.identity.issuer_keys import Fetcher, IssuerKeys, Pace

@@ -10,7 +10,8 @@ from gateway.app import App
 from gateway.datastore.model import Limit, Server
 from gateway.errors import IdentityUnavailable
 from gateway.identity.gate import ApiKey, Caller, Gate, Models
-from gateway.settings import Identity, Settings
+from gateway.identity.settings import Identity
+from gateway.settings import Settings
 from tests.unit.gateway.fakes import Answer, Protocol, Scope, chat, make_exchange
 from tests.unit.gateway.fleet import SERVER, Fleet, route
 
