@@ -49,7 +49,7 @@ class SharedMemory(Struct, frozen=True, kw_only=True):
     buckets: int = 4096
     """Token buckets: limits times tenants. 448 bytes each."""
     journal_records: int = 4096
-    """Requests in flight a worker that can hold reservations. 208 bytes each."""
+    """Requests in flight a worker that can hold reservations. 400 bytes each."""
     prefix_bytes: int = 64 << 20
     """Prefix index; 24 bytes a block and 64 endpoints: 64 MB remember 2.8 million blocks, 45 million prompt tokens."""
     counter_series: int = 1024

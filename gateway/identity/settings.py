@@ -32,5 +32,9 @@ class Identity(Struct, frozen=True, kw_only=True):
     """Paths of the inference port that take no credential besides ``/healthz`` and ``/readyz``, by spaces."""
     cache_salt_file: str = ""
     """A secret (16 bytes or more) that each tenant's ``cache_salt`` is made of, so that none finds another's prompts in engines' caches."""
+    limits_redis: str = ""
+    """Address of a Redis in which gateways share the limits of tenants and keys (docs/limits.md); without it they are this gateway's."""
+    limits_on_store_failure: str = "local"
+    """What becomes of those limits while that Redis is away: ``local``, ``allow`` or ``deny``."""
     forward_authorization: bool = False
     """Whether engines are told the client's ``authorization``. For engines that check it themselves."""

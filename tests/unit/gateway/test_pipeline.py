@@ -217,7 +217,7 @@ async def test_a_rate_limit_is_told_and_counted_with_its_name(tmp_path):
     _, status, headers, text = await request(fleet)
     assert (status, error(text)["type"]) == (429, "rate_limit_error")
     assert 59 <= int(headers["retry-after"]) <= 60
-    labels = {"route": "default/r", "limit": "per-minute", "decision": "refused"}
+    labels = {"route": "default/r", "scope": "route", "limit": "per-minute", "decision": "refused"}
     assert counted(fleet, "penstock_ratelimit_decisions_total", **labels) == 1
     check_released(fleet)
 
