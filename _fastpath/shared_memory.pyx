@@ -22,6 +22,7 @@ cdef uint64_t FAIR_PLACES = 256
 cdef uint64_t FAIR_PLACE_BYTES = 64
 cdef uint64_t FAIR_HEAD_BYTES = 32
 cdef uint64_t FAIR_WORDS_BYTES = 2 * 8192 * 8
+cdef uint64_t LENGTHS_BYTES = 512 * 8 * 8
 
 STATES = ("starting", "serving", "draining")
 
@@ -111,6 +112,7 @@ cdef class SharedMemory:
         header.adapters_at = _place(&end, header.slots * ADAPTER_ROW_BYTES)
         header.fair_at = _place(&end, FAIR_PLACES * (
             FAIR_PLACE_BYTES + header.workers * FAIR_HEAD_BYTES) + FAIR_WORDS_BYTES)
+        header.lengths_at = _place(&end, LENGTHS_BYTES)
         header.size = (end + 4095) & ~<uint64_t>4095
         header.checksum = _checksum(&header)
 

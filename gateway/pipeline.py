@@ -59,6 +59,7 @@ class Parts:
         settings: Settings,
         world: Callable[[], GatewayWorld],
         limiter: RateLimiter,
+        estimates: OutputEstimates,
         placer: Placer,
         client: UpstreamClient,
         room: WaitingRoom,
@@ -75,6 +76,7 @@ class Parts:
         self.settings = settings
         self.world = world
         self.limiter = limiter
+        self.estimates = estimates
         self.placer = placer
         self.client = client
         self.room = room
@@ -96,7 +98,7 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._requests = parts.settings.requests
-        self._estimates = OutputEstimates(parts.settings.expected_output_tokens)
+        self._estimates = parts.estimates
         self._dispatcher = Dispatcher(
             parts.placer,
             parts.client,

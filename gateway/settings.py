@@ -167,7 +167,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     scheduling_plugins: str = ""
     """Filters and scores in Python beside installed ones, by spaces: ``name=module:attribute`` (docs/scheduling.md)."""
     expected_output_tokens: int = 256
-    """Tokens that an answer is taken to have until answers of its route, model and operation were seen; each worker learns from those."""
+    """Tokens that an answer is taken to have until answers of its route, model and operation were seen."""
     requests: Requests = Requests()
     queue: Queue = Queue()
     streams: Streams = Streams()

@@ -26,6 +26,7 @@ from msgspec import Struct
 from _fastpath.fair_share import FairShare
 from _fastpath.shared_memory import STATES, SharedMemory
 from gateway.admission.limits import RateLimiter
+from gateway.admission.output_estimates import OutputEstimates
 from gateway.app import App
 from gateway.datastore import disk
 from gateway.datastore.epochs import generation
@@ -108,6 +109,7 @@ class Worker:
                 settings=settings,
                 world=lambda: self._replica.world,
                 limiter=limiter,
+                estimates=OutputEstimates(self._memory, settings.expected_output_tokens, time.monotonic),
                 placer=Placer(self._memory, orders.index, time.monotonic),
                 client=self._client,
                 room=self._room,

@@ -35,6 +35,7 @@ FIELDS = (
     "health_at",
     "adapters_at",
     "fair_at",
+    "lengths_at",
 )
 HEADER = struct.Struct(f"<{len(FIELDS)}Q")
 
@@ -110,6 +111,7 @@ def lay_out(
         "health_at": slots * 8,
         "adapters_at": slots * 256,
         "fair_at": 256 * (64 + workers * 32) + 2 * 8192 * 8,
+        "lengths_at": 512 * 8 * 8,
     }
     end = PAGE
     for name, size in parts.items():
