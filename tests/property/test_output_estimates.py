@@ -42,7 +42,7 @@ def test_an_estimate_lies_between_what_was_seen_and_what_the_request_allows(prio
 )
 def test_settling_makes_an_estimate_a_matter_of_timing_alone(requests, later):
     """Whatever was reserved, in the end the bucket has lost what was used."""
-    with pair(buckets=2, journal_records=64) as both:
+    with pair(buckets=2, journal_records=128) as both:
         buckets, journal = TokenBuckets(both.compiled), Journal(both.compiled, 0)
         sets = []
         for identity in (1000, 2000):
