@@ -3,7 +3,7 @@
 #   places: virtual time, most that was paid, one head a worker | debts: what a tenant has paid at a server | sessions: last answers
 #
 # A server's place and a tenant's debt are found by hash, and nothing is ever cleared: virtual time only grows, and a debt behind it is
-# none. Two servers in one place share their virtual time, two tenants in one debt share that: less fair, and nothing worse. A head counts
+# none. Who leaves unserved has its part of the debt taken back, as far as virtual time has not forgiven it already. Two servers in one place share their virtual time, two tenants in one debt share that: less fair, and nothing worse. A head counts
 # for a moment after its worker has shown it last, so that nobody has to bury one. Of two sessions in one word the later one is remembered:
 #
 #   mark of the session (24 bits) | time of its last answer in milliseconds (40)

@@ -26,6 +26,13 @@ class FairShare:
         While nobody waits for the server in any worker all debts are forgiven. Raises ValueError for tokens or a credit below 0.
         """
 
+    def leave(self, server: int, tenant: int, tag: float, tokens: float, credit: float) -> float:
+        """A request that joined with this tag and tokens leaves and was not served: how much its tenant's debt is less for it.
+
+        All of it, but for what has been forgiven meanwhile, since the virtual time has passed it by more than the ``credit``. Raises
+        ValueError for tokens or a credit below 0.
+        """
+
     def served(self, server: int, tag: float) -> None:
         """A request with this tag waits no more, since it has an endpoint."""
 

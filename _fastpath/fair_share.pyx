@@ -71,6 +71,22 @@ cdef class FairShare:
         _raise_to(&place.most_paid, paid)
         return tag
 
+    def leave(self, uint64_t server, uint64_t tenant, double tag, double tokens, double credit):
+        cdef uint64_t* bits = <uint64_t*>&self.debts[(server ^ tenant * MULTIPLIER) % DEBTS]
+        cdef uint64_t stood
+        cdef double left
+        if not tokens >= 0 or not credit >= 0:
+            raise ValueError(f"tokens and credit must not be below 0, not {tokens} and {credit}")
+        # what the virtual time has passed by more than the credit is forgiven already: given back as well, it would pay for others
+        cdef double returned = tag + tokens - max(tag, atomic_load_f64(&self.place(server).virtual_time) - credit)
+        if returned <= 0:
+            return 0.0
+        while True:
+            stood = atomic_load_u64(bits)
+            left = max((<double*>&stood)[0] - returned, 0.0)
+            if atomic_exchange_if_u64(bits, stood, (<uint64_t*>&left)[0]):
+                return returned
+
     def served(self, uint64_t server, double tag):
         _raise_to(&self.place(server).virtual_time, tag)
 

@@ -1,7 +1,7 @@
 # The one mapped file that workers, supervisor and sidecar share.
 #
 #   header (4 KiB) | worker rows | slots | load | engine metrics | buckets | journals | prefix index | counters | health | adapters
-#   | fair shares
+#   | fair shares | lengths of answers
 #
 # The header is complete before the file gets its name (it is created under another one and renamed), and never changes after.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
@@ -34,6 +34,7 @@ cdef struct Header:
     uint64_t health_at
     uint64_t adapters_at
     uint64_t fair_at
+    uint64_t lengths_at
 
 # One worker (or the sidecar: the last row). Written by its owner; `process` also by the supervisor when it buries the owner.
 cdef struct WorkerRow:

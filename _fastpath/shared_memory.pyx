@@ -8,20 +8,21 @@ from cpython.buffer cimport PyObject_GetBuffer, PyBuffer_Release, PyBUF_SIMPLE, 
 from _fastpath.atomics cimport atomic_load_u64, atomic_store_u64
 
 cdef uint64_t MAGIC = 0x4B434F54534E4550          # "PENSTOCK", little endian
-cdef uint64_t LAYOUT_VERSION = 7
+cdef uint64_t LAYOUT_VERSION = 8
 cdef uint64_t HEADER_BYTES = 4096
 cdef uint64_t WORKER_ROW_BYTES = sizeof(WorkerRow)
 cdef uint64_t LOAD_CELL_BYTES = 64
 cdef uint64_t METRICS_BYTES = 128
 cdef uint64_t ADAPTER_ROW_BYTES = 256
 cdef uint64_t BUCKET_BYTES = 448
-cdef uint64_t JOURNAL_RECORD_BYTES = 208
+cdef uint64_t JOURNAL_RECORD_BYTES = 400
 cdef uint64_t PREFIX_ENTRY_BYTES = 24
 cdef uint64_t COUNTER_SERIES_BYTES = 320
 cdef uint64_t FAIR_PLACES = 256
 cdef uint64_t FAIR_PLACE_BYTES = 64
 cdef uint64_t FAIR_HEAD_BYTES = 32
 cdef uint64_t FAIR_WORDS_BYTES = 2 * 8192 * 8
+cdef uint64_t LENGTHS_BYTES = 512 * 8 * 8
 
 STATES = ("starting", "serving", "draining")
 
@@ -111,6 +112,7 @@ cdef class SharedMemory:
         header.adapters_at = _place(&end, header.slots * ADAPTER_ROW_BYTES)
         header.fair_at = _place(&end, FAIR_PLACES * (
             FAIR_PLACE_BYTES + header.workers * FAIR_HEAD_BYTES) + FAIR_WORDS_BYTES)
+        header.lengths_at = _place(&end, LENGTHS_BYTES)
         header.size = (end + 4095) & ~<uint64_t>4095
         header.checksum = _checksum(&header)
 

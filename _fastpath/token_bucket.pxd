@@ -4,7 +4,8 @@
 # nanoseconds, and in the low four bits the place of its limits. Limits lie in a ring of fifteen places; a change writes a place that is
 # not the one in force and then exchanges the word, arrival time rescaled and place moved in one step. So limits change for all
 # workers at the same instant, are rescaled once however many workers bring the change, and never refill a bucket. The place follows
-# from the generation: who brings the same change writes the same bytes, and who brings another writes elsewhere.
+# from the generation: who brings the same change writes the same bytes, and who brings another writes elsewhere. Of limits that each worker
+# reads by itself the generation is a moment; two workers that meet in a place in the same instant write them once more a look later.
 #
 # A bucket of a limit that other gateways share (`store` is not 0) does not fill with time: its clock stands still, and what is leased for it
 # is given to it (`_fastpath/leased_bucket`). So all that can be done with a bucket is the same for both kinds. One that is as good as empty
@@ -21,7 +22,7 @@ cdef enum:
     PLACE_BITS = 4
     PLACE_MASK = 15
     LIMITS_RING = 15
-    MAXIMUM_LIMITS = 8            # of one request
+    MAXIMUM_LIMITS = 16           # of one request: eight of its route, four of its tenant, four of its API key
     BUCKET_SPARE = 2
 
 cdef enum Kind:
@@ -98,6 +99,10 @@ cdef class TokenBuckets:
     cdef Bucket* _at(self, uint64_t index) except NULL
     cdef long _take_any(self, uint64_t word, uint64_t now, uint64_t first, uint64_t store, uint64_t key) noexcept nogil
 
+# What a limit of a kind asks for.
+cdef inline int64_t _counted(Kind kind, int64_t input_tokens, int64_t output_tokens) noexcept nogil:
+    return input_tokens if kind == INPUT_TOKENS else output_tokens if kind == OUTPUT_TOKENS else 1
+
 cdef class LimitSet:
     cdef uint32_t count
     cdef uint64_t buckets[MAXIMUM_LIMITS]
@@ -118,6 +123,7 @@ cdef class Journal:
     cpdef object settle(self, LimitSet limits, uint64_t handle, int64_t input_tokens, int64_t output_tokens, uint64_t now)
     cpdef object cancel(self, uint64_t handle, uint64_t now)
     cdef int _collect_free(self) except -1
+    cdef long _too_large(self, LimitSet limits, uint64_t first, int64_t input_tokens, int64_t output_tokens) except -2
     cdef int64_t _wait_longer(self, Bucket* bucket, int64_t wait, uint64_t now) noexcept nogil
     cdef bint _is_stale(self, LimitSet limits, uint64_t i) except -1
     cdef void _give(self, const Held* entry, int64_t tokens, uint64_t now) noexcept nogil

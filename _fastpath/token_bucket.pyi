@@ -73,7 +73,9 @@ class Journal:
     """One worker's reservations: all limits of a request taken in one call, or none; given back if the worker dies."""
 
     refused: int
-    """Position in the LimitSet of the limit that refused the last :meth:`take`, else -1."""
+    """Position in the LimitSet of the limit that refused the last :meth:`take`, else -1: the first that could never hold it, before those
+    that only lack it now.
+    """
     wait: float
     """Seconds until that limit would admit it, ``inf`` for never."""
     def __init__(self, memory: SharedMemory, worker: int) -> None: ...

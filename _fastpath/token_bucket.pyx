@@ -280,6 +280,7 @@ cdef class Journal:
             raise TypeError("limits must be there")
         cdef uint64_t handle, i
         cdef int64_t tokens, wait
+        cdef long never
         cdef JournalRecord* record
         if input_tokens < 0 or output_tokens < 0:
             raise ValueError("tokens must not be negative")
@@ -294,7 +295,7 @@ cdef class Journal:
         record.held = 0
         atomic_store_u64(&record.in_use, 1)
         for i in range(limits.count):
-            tokens = input_tokens if limits.kinds[i] == INPUT_TOKENS else output_tokens if limits.kinds[i] == OUTPUT_TOKENS else 1
+            tokens = _counted(limits.kinds[i], input_tokens, output_tokens)
             record.entries[i].bucket = limits.buckets[i]
             record.entries[i].identity = limits.identities[i]
             record.entries[i].tokens = tokens
@@ -303,14 +304,30 @@ cdef class Journal:
                 self._give_back(record, now)
                 if wait == NEVER and self._is_stale(limits, i):
                     return STALE  # given away since we looked
-                self.refused = <int>i
-                if wait != NEVER:
+                never = <long>i if wait == NEVER else self._too_large(limits, i + 1, input_tokens, output_tokens)
+                self.refused = <int>i if never < 0 else <int>never
+                if never >= 0:
+                    wait = NEVER  # told at once, and not when this one would let it through
+                else:
                     wait = self._wait_longer(self.buckets._at(limits.buckets[i]), wait, now)
                 self.wait = INFINITY if wait == NEVER else <double>wait * 1e-9
                 return -1
             atomic_store_u64(&record.held, i + 1)
         self.free_count -= 1
         return handle
+
+    # The first limit from there on that can never hold it, else -1.
+    cdef long _too_large(self, LimitSet limits, uint64_t first, int64_t input_tokens, int64_t output_tokens) except -2:
+        cdef uint64_t i, state
+        cdef Limits* held_to
+        for i in range(first, limits.count):
+            state = atomic_load_u64(&self.buckets._at(limits.buckets[i]).state)
+            if state & PLACE_MASK == 0 or self._is_stale(limits, i):
+                continue
+            held_to = _limits(&self.buckets.buckets[limits.buckets[i]], state)
+            if <double>_counted(limits.kinds[i], input_tokens, output_tokens) * held_to.interval > held_to.tolerance:
+                return <long>i
+        return -1
 
     cdef int64_t _wait_longer(self, Bucket* bucket, int64_t wait, uint64_t now) noexcept nogil:
         cdef uint64_t dry_until
@@ -330,7 +347,7 @@ cdef class Journal:
         bucket = self.buckets._at(limits.buckets[i])
         if bucket.store == 0 or atomic_load_u64(&bucket.standing) > LEASED or atomic_load_u64(&bucket.dry_until) > now:
             return False
-        tokens = input_tokens if limits.kinds[i] == INPUT_TOKENS else output_tokens if limits.kinds[i] == OUTPUT_TOKENS else 1
+        tokens = _counted(limits.kinds[i], input_tokens, output_tokens)
         if not again:
             atomic_add_u64(&bucket.wanted, <uint64_t>max(tokens, 0))
         return True
@@ -365,7 +382,7 @@ cdef class Journal:
         cdef int64_t used
         while held > 0:
             held -= 1
-            used = input_tokens if limits.kinds[held] == INPUT_TOKENS else output_tokens if limits.kinds[held] == OUTPUT_TOKENS else 1
+            used = _counted(limits.kinds[held], input_tokens, output_tokens)
             atomic_store_u64(&record.held, held)
             self._give(&record.entries[held], record.entries[held].tokens - used, now)
         atomic_store_u64(&record.in_use, 0)

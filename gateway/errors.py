@@ -116,7 +116,7 @@ class UnsupportedMedia(ClientError):
 
 
 class RateLimited(ClientError):
-    """A limit of the route refuses the request for now, or for good when it is larger than the limit can ever hold."""
+    """A limit refuses the request for now, or for good when it is larger than the limit can ever hold."""
 
     status = 429
     type = "rate_limit_error"
@@ -124,6 +124,8 @@ class RateLimited(ClientError):
     retryable = True
     limit = ""
     """Name of the limit that refused."""
+    scope = ""
+    """What it is a limit of: ``route``, ``tenant`` or ``key``."""
     is_awaited = False
     """Whether what lacked was asked of the store that gateways share, and may be there in a moment."""
 

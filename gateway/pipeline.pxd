@@ -17,6 +17,7 @@ cdef class Parts:
     cdef readonly object settings, world, sockets, tokens, clock, wall
     cdef public object random
     cdef readonly RateLimiter limiter
+    cdef readonly OutputEstimates estimates
     cdef readonly Placer placer
     cdef readonly object client
     cdef readonly object room

@@ -59,6 +59,7 @@ class Parts:
         settings: Settings,
         world: Callable[[], GatewayWorld],
         limiter: RateLimiter,
+        estimates: OutputEstimates,
         placer: Placer,
         client: UpstreamClient,
         room: WaitingRoom,
@@ -75,6 +76,7 @@ class Parts:
         self.settings = settings
         self.world = world
         self.limiter = limiter
+        self.estimates = estimates
         self.placer = placer
         self.client = client
         self.room = room
@@ -96,7 +98,7 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._requests = parts.settings.requests
-        self._estimates = OutputEstimates(parts.settings.expected_output_tokens)
+        self._estimates = parts.estimates
         self._dispatcher = Dispatcher(
             parts.placer,
             parts.client,
@@ -170,7 +172,7 @@ class Pipeline:
             exchange, self._parts.settings, self._forbidden, self._refused
         )  # what the body says; every later step reads it
         self._permit(exchange)  # before routes are looked at: a stranger to a model shall not learn whether it exists
-        self._match(exchange)  # before limits, which are a route's
+        self._match(exchange)  # before limits: most are a route's
         self._expect(exchange)  # what limits reserve and endpoints are charged with until the engine has counted
         if not self._limit(exchange):  # before a server is chosen: a refused request must not disturb the split
             await self._await_lease(exchange)
@@ -258,14 +260,21 @@ class Pipeline:
         assert exchange.matched is not None
         route = exchange.matched.route.route
         again = exchange.lease_turns % _ASK_EVERY != 0
+        caller = exchange.caller
         try:
             exchange.reservation = self._parts.limiter.reserve(
-                route, exchange.header, exchange.tenant, exchange.prompt_tokens, exchange.output_tokens, again
+                route,
+                exchange.header,
+                exchange.tenant,
+                exchange.prompt_tokens,
+                exchange.output_tokens,
+                again,
+                caller.limits if caller is not None else None,
             )
         except RateLimited as refused:
             if refused.is_awaited and exchange.lease_turns < _MOST_TURNS:
                 return False
-            self._parts.metrics.limited(route.name, refused.limit)
+            self._parts.metrics.limited(route.name, refused.scope, refused.limit)
             raise
         return True
 

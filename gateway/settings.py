@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from _fastpath.scanner import Forbidden
 from gateway.identity.check import identity_faults, is_configured
+from gateway.identity.settings import Identity
 from gateway.plugin_paths import named_paths
 
 PREFIX = "PENSTOCK_"
@@ -40,37 +41,6 @@ class SettingsError(Exception):
         self.faults = faults
 
 
-class Identity(Struct, frozen=True, kw_only=True):
-    """Who may ask. With neither API keys nor an issuer of tokens, whoever reaches the inference port may."""
-
-    keys_file: str = ""
-    """YAML file of API keys, by their SHA-256 (docs/identity.md); read again when it changes."""
-    tenants_file: str = ""
-    """YAML file of tenants and what they may; read again when it changes. Without it every tenant may use every model."""
-    jwks_url: str = ""
-    """Where the issuer's public keys are (``https``, or ``http`` on loopback); fetched in the background, the last good ones kept a day."""
-    jwks_file: str = ""
-    """The same as a file, read again when it changes, instead of ``jwks_url``."""
-    jwt_issuer: str = ""
-    """What a token's ``iss`` must be, letter by letter."""
-    jwt_audiences: str = ""
-    """Of these, by spaces, a token's ``aud`` must name one."""
-    jwt_algorithms: str = "RS256 PS256 ES256 ES384 ES512 EdDSA Ed25519"
-    """What tokens may be signed with, by spaces. A key takes those of its type, curve and own ``alg``; none is a shared secret."""
-    jwt_leeway_seconds: float = 30.0
-    """How far the issuer's clock may be from ours, 60 at most."""
-    token_bytes: int = 8192
-    """Longest credential that is looked at."""
-    cached_tokens: int = 10_000
-    """Tokens that one worker remembers until they expire, about 0.5 KB each; to check another takes a tenth of a millisecond."""
-    public_paths: str = ""
-    """Paths of the inference port that take no credential besides ``/healthz`` and ``/readyz``, by spaces."""
-    cache_salt_file: str = ""
-    """A secret (16 bytes or more) that each tenant's ``cache_salt`` is made of, so that none finds another's prompts in engines' caches."""
-    forward_authorization: bool = False
-    """Whether engines are told the client's ``authorization``. For engines that check it themselves."""
-
-
 class SharedMemory(Struct, frozen=True, kw_only=True):
     """Sizes of the file that the workers share; fixed while the gateway runs."""
 
@@ -79,7 +49,7 @@ class SharedMemory(Struct, frozen=True, kw_only=True):
     buckets: int = 4096
     """Token buckets: limits times tenants. 448 bytes each."""
     journal_records: int = 4096
-    """Requests in flight a worker that can hold reservations. 208 bytes each."""
+    """Requests in flight a worker that can hold reservations. 400 bytes each."""
     prefix_bytes: int = 64 << 20
     """Prefix index; 24 bytes a block and 64 endpoints: 64 MB remember 2.8 million blocks, 45 million prompt tokens."""
     counter_series: int = 1024
@@ -199,7 +169,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     scheduling_plugins: str = ""
     """Filters and scores in Python beside installed ones, by spaces: ``name=module:attribute`` (docs/scheduling.md)."""
     expected_output_tokens: int = 256
-    """Tokens that an answer is taken to have until answers of its route, model and operation were seen; each worker learns from those."""
+    """Tokens that an answer is taken to have until answers of its route, model and operation were seen."""
     requests: Requests = Requests()
     queue: Queue = Queue()
     streams: Streams = Streams()

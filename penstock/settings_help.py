@@ -1,16 +1,15 @@
-"""The text below each setting in ``gateway/settings.py``, for the help of commands and for docs/settings.md."""
+"""The text below each setting, where its class is written, for the help of commands and for docs/settings.md."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import msgspec
 
-from gateway import settings
 from gateway.settings import Settings
 
 
@@ -33,34 +32,31 @@ class Setting:
 
 def all_settings() -> list[Setting]:
     """Every setting in its order, groups after the plain ones."""
-    texts = _documented(Path(settings.__file__).read_text(encoding="utf-8"))
-    return list(_settings(Settings, texts, ""))
+    return list(_settings(Settings, ""))
 
 
-def _settings(struct: type[msgspec.Struct], texts: dict[str, dict[str, str]], before: str) -> Iterator[Setting]:
+def _settings(struct: type[msgspec.Struct], before: str) -> Iterator[Setting]:
     later = []
-    defaults, kinds = struct(), get_type_hints(struct)
+    defaults, kinds, texts = struct(), get_type_hints(struct), _documented(struct)
     for field in msgspec.structs.fields(struct):
         value = getattr(defaults, field.name)
         if isinstance(value, msgspec.Struct):
             later.append((type(value), f"{before}{field.name}."))
         else:
-            yield Setting(f"{before}{field.name}", kinds[field.name], value, texts[struct.__name__][field.name])
+            yield Setting(f"{before}{field.name}", kinds[field.name], value, texts[field.name])
     for kind, name in later:
-        yield from _settings(kind, texts, name)
+        yield from _settings(kind, name)
 
 
-def _documented(source: str) -> dict[str, dict[str, str]]:
-    """The text below each field, by class and field."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(source).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        fields = found[node.name] = {}
-        for field, below in zip(node.body, [*node.body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                text = ""
-                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                    text = str(below.value.value)
-                fields[field.target.id] = text
+def _documented(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """The text below each field of a class."""
+    (node,) = ast.parse(inspect.getsource(struct)).body
+    assert isinstance(node, ast.ClassDef)
+    found: dict[str, str] = {}
+    for field, below in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            text = ""
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                text = str(below.value.value)
+            found[field.target.id] = text
     return found

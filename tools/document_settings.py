@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from gateway/settings.py; with --check says whether it is up to date."""
+"""Writes docs/settings.md from the classes of gateway.settings; with --check says whether it is up to date."""
 
 import sys
 from pathlib import Path

@@ -6,6 +6,7 @@ from timeit import Timer
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec import structs
 
 from _fastpath.leased_bucket import LeasedBuckets
 from _fastpath.shared_memory import SharedMemory
@@ -14,6 +15,7 @@ from bench.micro.ratio import times_faster
 from gateway.admission.lease_book import LeaseBook
 from gateway.admission.limits import RateLimiter
 from gateway.datastore.model import Limit, Route, Rule, Target
+from gateway.identity.caller_limits import CallerLimit, CallerLimits
 from tests.reference import leased_bucket as reference
 from tests.reference import shared_memory as reference_memory
 from tests.reference import token_bucket as reference_buckets
@@ -95,6 +97,23 @@ def alone(tmp_path: Path) -> Gateway:
 
 def test_limiter_three_limits(benchmark: Callable[..., Any], alone: Gateway) -> None:
     benchmark(one_request, alone)
+
+
+@pytest.mark.parametrize("of_the_route", [0, 3])
+def test_limiter_three_limits_of_the_tenant(benchmark: Callable[..., Any], alone: Gateway, of_the_route: int) -> None:
+    route = structs.replace(alone.route, limits=alone.route.limits[:of_the_route])
+    own = CallerLimits("a", 1, tuple(CallerLimit("tenant", "a", limit) for limit in alone.route.limits))
+    limiter = alone.limiter
+
+    def one() -> None:
+        held = limiter.reserve(route, str, "", 100, 20, False, own)
+        limiter.settle(held, 90, 15)  # type: ignore[arg-type]
+
+    benchmark(one)
+
+
+def test_limiter_no_limits(benchmark: Callable[..., Any], alone: Gateway) -> None:
+    assert benchmark(alone.limiter.reserve, structs.replace(alone.route, limits=()), str, "", 100, 20) is None
 
 
 def test_limiter_three_shared_limits_50_requests_and_a_turn_of_the_keeper(

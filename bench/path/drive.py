@@ -22,6 +22,7 @@ from _fastpath.shared_memory import SharedMemory
 from bench.load.bodies import MODEL, chat
 from bench.load.granian_alone import ANSWER, DONE, EVENT
 from gateway.admission.limits import RateLimiter
+from gateway.admission.output_estimates import OutputEstimates
 from gateway.app import App
 from gateway.datastore.model import Endpoint, Limit, Route, Rule, Server, Target
 from gateway.datastore.replica import Replica, load
@@ -172,6 +173,7 @@ class Site:
                 settings=settings,
                 world=lambda: self._replica.world,
                 limiter=limiter,
+                estimates=OutputEstimates(memory, settings.expected_output_tokens, time.monotonic),
                 placer=Placer(memory, 0, time.monotonic),
                 client=client,
                 room=WaitingRoom(settings.queue.length, settings.queue.seconds, time.monotonic, FairShare(memory, 0)),

@@ -10,18 +10,9 @@ import re2
 from msgspec import Struct
 
 from controllers.api.meta import NOT_DONE, Condition, Fault, Metadata, Strict, check_metadata
+from gateway.datastore.rate_limits import LimitSpec, OnStoreFailure, Unit, amount_faults, limit_faults
 
-Unit = Literal["second", "minute", "hour", "day", "month"]
 MOST_LIMITS = 8
-LARGEST_AMOUNT = 10**15
-LONGEST_FILL_SECONDS = 4 * 365 * 86_400.0
-UNIT_SECONDS: dict[Unit, float] = {
-    "second": 1.0,
-    "minute": 60.0,
-    "hour": 3600.0,
-    "day": 86_400.0,
-    "month": 30 * 86_400.0,
-}
 
 
 class StringMatch(Strict, frozen=True):
@@ -68,15 +59,9 @@ class LimitKey(Strict, frozen=True):
     header: str = ""
 
 
-class LimitSpec(Strict, frozen=True):
-    """A further limit: any of its three amounts in a unit of time; ``burst`` defaults to the amount."""
+class RouteLimitSpec(LimitSpec, frozen=True):
+    """A further limit of a route: for all of it, each tenant, or each value of a header."""
 
-    name: str
-    unit: Unit = "second"
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    requests: int | None = None
-    burst: int | None = None
     key: LimitKey = LimitKey()
 
 
@@ -99,8 +84,8 @@ class RateLimit(Strict, frozen=True):
     output_tokens_per_unit: int | None = None
     unit: Unit = "second"
     global_: GlobalLimit | None = msgspec.field(default=None, name="global")
-    limits: list[LimitSpec] = []
-    on_store_failure: Literal["allow", "deny", "local"] = "local"
+    limits: list[RouteLimitSpec] = []
+    on_store_failure: OnStoreFailure = "local"
 
 
 class ModelRouteSpec(Strict, frozen=True):
@@ -184,38 +169,20 @@ def _text(error: Exception) -> str:
 
 
 def _limit_faults(limit: RateLimit, path: str) -> Iterator[Fault]:
-    for field, value in (
+    per_unit = (
         ("inputTokensPerUnit", limit.input_tokens_per_unit),
         ("outputTokensPerUnit", limit.output_tokens_per_unit),
-    ):
-        if value is not None and not 1 <= value <= LARGEST_AMOUNT:
-            yield Fault(f"{path}.{field}", f"must be 1 to {LARGEST_AMOUNT}, not {value}")
-    held = sum(value is not None for value in (limit.input_tokens_per_unit, limit.output_tokens_per_unit))
-    held += sum(
-        value is not None for one in limit.limits for value in (one.input_tokens, one.output_tokens, one.requests)
     )
+    for field, value in per_unit:
+        for where, what in amount_faults(field, value):
+            yield Fault(f"{path}.{where}", what)
+    held = sum(value is not None for _, value in per_unit) + sum(len(one.amounts()) for one in limit.limits)
     if limit.on_store_failure != "local" and limit.global_ is None:
         yield Fault(f"{path}.onStoreFailure", "has no effect without `global.redis`: name a Redis, or leave it out")
     if held > MOST_LIMITS:
         yield Fault(path, f"holds a request to {held} limits, at most {MOST_LIMITS} are kept: each amount is one")
-    names = set()
+    for where, what in limit_faults(limit.limits):
+        yield Fault(f"{path}.limits{where}", what)
     for position, one in enumerate(limit.limits):
-        here = f"{path}.limits[{position}]"
-        amounts = {"inputTokens": one.input_tokens, "outputTokens": one.output_tokens, "requests": one.requests}
-        if all(amount is None for amount in amounts.values()):
-            yield Fault(here, "give at least one of `inputTokens`, `outputTokens` and `requests`")
-        for field, value in (*amounts.items(), ("burst", one.burst)):
-            if value is not None and not 1 <= value <= LARGEST_AMOUNT:
-                yield Fault(f"{here}.{field}", f"must be 1 to {LARGEST_AMOUNT}, not {value}")
-        smallest = min((amount for amount in amounts.values() if amount is not None), default=1)
-        if (
-            one.burst is not None
-            and smallest > 0
-            and one.burst / smallest * UNIT_SECONDS[one.unit] > LONGEST_FILL_SECONDS
-        ):
-            yield Fault(f"{here}.burst", f"{one.burst} take more than four years to flow in: make it smaller")
         if one.key.type == "header" and not one.key.header:
-            yield Fault(f"{here}.key.header", "name the header to count by")
-        if one.name in names:
-            yield Fault(f"{here}.name", f"`{one.name}` stands twice")
-        names.add(one.name)
+            yield Fault(f"{path}.limits[{position}].key.header", "name the header to count by")

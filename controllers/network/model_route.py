@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from msgspec import structs
+
 from controllers.api.meta import Condition, honoured
-from controllers.api.model_route import UNIT_SECONDS, ModelRoute, ModelRouteStatus, RateLimit, Rule, StringMatch
+from controllers.api.model_route import ModelRoute, ModelRouteStatus, RateLimit, Rule, StringMatch
 from controllers.network.desired import DesiredState
 from controllers.store.store import Key, Store
 from gateway.datastore import model
+from gateway.datastore.rate_limits import LimitSpec
 from gateway.datastore.store_states import StoreState
 
 RESOLVE_SECONDS = 5.0
@@ -103,30 +106,13 @@ def _text(test: StringMatch) -> model.StringMatch:
 
 
 def _limits(spec: RateLimit) -> Iterator[model.Limit]:
-    seconds = UNIT_SECONDS[spec.unit]
     store = spec.global_.redis.address if spec.global_ is not None else ""
-    failure = spec.on_store_failure if store else "local"
-    if spec.input_tokens_per_unit is not None:
-        amount = float(spec.input_tokens_per_unit)
-        yield model.Limit("inputTokensPerUnit", "input", amount, seconds, amount, store=store, on_store_failure=failure)
-    if spec.output_tokens_per_unit is not None:
-        amount = float(spec.output_tokens_per_unit)
-        yield model.Limit(
-            "outputTokensPerUnit", "output", amount, seconds, amount, store=store, on_store_failure=failure
-        )
-    for one in spec.limits:
-        unit = UNIT_SECONDS[one.unit]
-        amounts = (("input", one.input_tokens), ("output", one.output_tokens), ("requests", one.requests))
-        for kind, value in amounts:
-            if value is not None:
-                yield model.Limit(
-                    name=one.name,
-                    kind=kind,  # type: ignore[arg-type]
-                    amount=float(value),
-                    seconds=unit,
-                    burst=float(one.burst if one.burst is not None else value),
-                    key=one.key.type,
-                    header=one.key.header.lower(),
-                    store=store,
-                    on_store_failure=failure,
-                )
+    per_unit = (
+        LimitSpec("inputTokensPerUnit", spec.unit, input_tokens=spec.input_tokens_per_unit),
+        LimitSpec("outputTokensPerUnit", spec.unit, output_tokens=spec.output_tokens_per_unit),
+    )
+    for one in per_unit:
+        yield from one.limits(store, spec.on_store_failure)
+    for further in spec.limits:
+        for limit in further.limits(store, spec.on_store_failure):
+            yield structs.replace(limit, key=further.key.type, header=further.key.header.lower())

@@ -11,7 +11,7 @@ import orjson
 from _fastpath.hashing import BlockHashes
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
-from gateway.admission.output_estimates import of_all
+from gateway.admission.output_estimates import OutputEstimates
 from gateway.dispatch import cache_of
 from gateway.errors import ClientError, ModelNotAllowed
 from gateway.exchange import OPERATIONS, Exchange
@@ -36,6 +36,7 @@ class Explainer:
         self._scheduler = Scheduler(memory)
         self._hashers = Hashers(memory)
         self._tokens = PromptTokens(settings.tokens)
+        self._estimates = OutputEstimates(memory, settings.expected_output_tokens, time.monotonic)
         self._settings = settings
         self._caller_of = caller_of
         self._forbidden, self._refused = forbidden_members(settings)
@@ -51,14 +52,13 @@ class Explainer:
         scan_body(exchange, self._settings, self._forbidden, self._refused)
         found = exchange.scan
         assert found is not None
-        # what a worker takes that has seen no answer yet: each learns by itself
-        expected = self._settings.expected_output_tokens
-        exchange.output_tokens = of_all(expected, found.max_tokens, choices_of(found))
         if exchange.caller is not None and not exchange.caller.may_use(exchange.model):
             raise ModelNotAllowed(
                 f"Tenant `{tenant}` may not use the model `{exchange.model[:100]}`.", parameter="model"
             )
         matched = match(world, exchange.model, path, lower.get)
+        kind = (matched.route.name if matched else "", exchange.model, exchange.operation.name)
+        exchange.output_tokens = self._estimates.expected(kind, found.max_tokens, choices_of(found))
         document: dict[str, Any] = {
             "model": exchange.model,
             "tenant": tenant or None,

@@ -12,7 +12,7 @@ import logging
 import os
 import random as randomness
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from _fastpath.leased_bucket import LeasedBuckets
 from _fastpath.token_bucket import TokenBuckets
@@ -149,7 +149,11 @@ class LeaseKeeper:
     def route_changed(self, before: Route | None, after: Route | None) -> None:
         """The datastore's call back: open the stores that routes name, let go of those that none does any more."""
         name = (after or before).name  # type: ignore[union-attr]
-        self._wanted[name] = frozenset(limit.store for limit in after.limits if limit.store) if after else frozenset()
+        self.wants(name, [limit.store for limit in after.limits if limit.store] if after else [])
+
+    def wants(self, name: str, addresses: Iterable[str]) -> None:
+        """The stores that a route needs, by ``namespace/name``, or that others do, in a word; none for none any more."""
+        self._wanted[name] = frozenset(addresses)
         if not self._wanted[name]:
             del self._wanted[name]
         self._woken.set()

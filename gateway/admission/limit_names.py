@@ -16,15 +16,15 @@ class LimitNames:
     def __init__(self) -> None:
         self._hasher = Hasher((0x50656E73746F636B, 0x6C696D697473))
 
-    def key(self, route: str, limit: Limit, key: str) -> int:
-        """What a limit counts, for all gateways."""
-        return self._hasher.seed(route, limit.name, limit.kind, key)
+    def key(self, scope: str, limit: Limit, key: str) -> int:
+        """What a limit counts, for all gateways. ``scope``: the route by ``namespace/name``, or what else has limits, in a word."""
+        return self._hasher.seed(scope, limit.name, limit.kind, key)
 
-    def identity(self, route: str, limit: Limit, key: str) -> int:
+    def identity(self, scope: str, limit: Limit, key: str) -> int:
         """The bucket in this gateway: another one when the limit moves to another store."""
         if not limit.store:
-            return self.key(route, limit, key)
-        return self._hasher.seed(route, limit.name, limit.kind, key, limit.store, limit.on_store_failure)
+            return self.key(scope, limit, key)
+        return self._hasher.seed(scope, limit.name, limit.kind, key, limit.store, limit.on_store_failure)
 
     def store(self, limit: Limit) -> int:
         """The word of a bucket for who fills it, 0 for time."""

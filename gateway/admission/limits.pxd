@@ -10,7 +10,7 @@ cdef class RateLimiter:
     cdef readonly Journal _journal
     cdef object _names, _generation, _clock, _ring
     cdef readonly dict _sets
-    cpdef reserve(self, route, header, str tenant, long long input_tokens, long long output_tokens, bint again=*)
+    cpdef reserve(self, route, header, str tenant, long long input_tokens, long long output_tokens, bint again=*, own=*)
     cpdef headers(self, Reservation reservation)
     cpdef settle(self, Reservation reservation, long long input_tokens, long long output_tokens)
     cpdef cancel(self, Reservation reservation)

@@ -13,6 +13,7 @@ from gateway.admission.limit_names import LimitNames
 from gateway.counting import Count
 from gateway.datastore.model import Limit, Route
 from gateway.errors import Overloaded, PenstockError, RateLimited
+from gateway.identity.caller_limits import CallerLimits
 
 BYTES_PER_TOKEN = 4
 """Estimate for text that nobody has tokenised (the reference system's)."""
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reservation:
-    """What one request holds of its route's limits until it is settled or cancelled."""
+    """What one request holds of its limits until it is settled or cancelled."""
 
     def __init__(self, limits: LimitSet, handle: int) -> None:
         self.limits = limits
@@ -32,7 +33,7 @@ class Reservation:
 
 
 class RateLimiter:
-    """One worker's view of every route's limits."""
+    """One worker's view of the limits of routes, tenants and API keys."""
 
     def __init__(
         self,
@@ -61,6 +62,10 @@ class RateLimiter:
             except PenstockError:
                 pass  # logged; requests of this route are refused until a bucket is free
 
+    def callers_changed(self) -> None:
+        """Tenants or keys may have other limits from now on: each bucket is as full as it was, and removed limits are gone."""
+        self._sets.clear()
+
     def reserve(
         self,
         route: Route,
@@ -69,24 +74,26 @@ class RateLimiter:
         input_tokens: Count,
         output_tokens: Count,
         again: bool = False,
+        own: CallerLimits | None = None,
     ) -> Reservation | None:
-        """Hold the tokens at every limit of the route, or at none. Raises RateLimited.
+        """Hold the tokens at every limit of the route and of the caller's ``own``, or at none. Raises RateLimited.
 
         A refusal that ``is_awaited`` may be none in a moment: more was asked of the store, or had been before, says ``again``.
         """
-        if not route.limits:
+        if not route.limits and own is None:
             return None
         keys = tuple([_key(limit, header, tenant) for limit in route.limits])
-        limits = self._sets.get(route.name, {}).get(keys) or self._limit_set(route, keys)
+        name = keys if own is None else (*keys, own.name)
+        limits = self._sets.get(route.name, {}).get(name) or self._limit_set(route, keys, own)
         try:
             handle = self._journal.take(limits, input_tokens, output_tokens, self._clock())
             if handle == STALE:
-                limits = self._limit_set(route, keys)
+                limits = self._limit_set(route, keys, own)
                 handle = self._journal.take(limits, input_tokens, output_tokens, self._clock())
         except JournalFull as error:
             raise _cannot_keep() from error
         if handle < 0:
-            refusal = _refusal(route.limits[self._journal.refused], self._journal.wait, self._journal.is_closed)
+            refusal = self._refusal(route, own)
             if self._journal.ask(limits, input_tokens, output_tokens, self._clock(), again):
                 refusal.is_awaited = True
                 self._ring()
@@ -106,29 +113,53 @@ class RateLimiter:
         """Nothing was used: give everything back."""
         self._journal.cancel(reservation.handle, self._clock())
 
-    def _limit_set(self, route: Route, keys: tuple[str, ...]) -> LimitSet:
-        limits = LimitSet([(*self._bucket(route, *one), one[0].kind) for one in zip(route.limits, keys, strict=True)])
+    def _limit_set(self, route: Route, keys: tuple[str, ...], own: CallerLimits | None = None) -> LimitSet:
+        generation, name = self._generation(), keys
+        found = [
+            (*self._bucket(route.name, limit, key, _OTHER_KEYS, generation), limit.kind)
+            for limit, key in zip(route.limits, keys, strict=True)
+        ]
+        if own is not None:
+            name = (*keys, own.name)
+            for scope, holder, limit in own.limits:
+                # tenants may have other amounts by the same name
+                others = f"{_OTHER_KEYS}{limit.amount:g}/{limit.seconds:g}/{limit.burst:g}"
+                found.append((*self._bucket(scope, limit, holder, others, own.generation), limit.kind))
+        limits = LimitSet(found)
         known = self._sets.setdefault(route.name, {})
         if len(known) >= _MOST_KEYS:
             known.clear()
-        known[keys] = limits
+        known[name] = limits
         return limits
 
-    def _bucket(self, route: Route, limit: Limit, key: str) -> tuple[int, int]:
-        """Place and identity of the bucket of a limit and key; one bucket for all keys that find no place of their own."""
+    def _bucket(self, scope: str, limit: Limit, key: str, others: str, generation: int) -> tuple[int, int]:
+        """Place and identity of the bucket of a limit and key; that of the ``others`` for all keys that find no place of their own."""
         now = self._clock()
-        identity = self._names.identity(route.name, limit, key)
-        is_keyed = key not in ("", _OTHER_KEYS)
+        identity = self._names.identity(scope, limit, key)
+        is_keyed = key not in ("", others)
         try:
-            store, name = self._names.store(limit), self._names.key(route.name, limit, key)
+            store, name = self._names.store(limit), self._names.key(scope, limit, key)
             bucket = self._buckets.open(identity, now, is_keyed, store, name)
         except BucketsFull as error:
             if is_keyed:
-                return self._bucket(route, limit, _OTHER_KEYS)
+                return self._bucket(scope, limit, others, others, generation)
             logger.warning("%s", error)
             raise _cannot_keep() from error
-        self._buckets.configure(bucket, self._generation(), limit.amount, limit.seconds, limit.burst, now)
+        self._buckets.configure(bucket, generation, limit.amount, limit.seconds, limit.burst, now)
         return bucket, identity
+
+    def _refusal(self, route: Route, own: CallerLimits | None) -> RateLimited:
+        position = self._journal.refused - len(route.limits)
+        if position < 0 or own is None:
+            limit = route.limits[self._journal.refused]
+            refusal = _refusal(limit, "the route", self._journal.wait, self._journal.is_closed)
+            refusal.scope = "route"
+            return refusal
+        scope, holder, limit = own.limits[position]
+        whose = f"tenant `{holder}`" if scope == "tenant" else "this API key"
+        refusal = _refusal(limit, whose, self._journal.wait, self._journal.is_closed)
+        refusal.scope = scope
+        return refusal
 
 
 def _key(limit: Limit, header: Callable[[str], str | None], tenant: str) -> str:
@@ -143,21 +174,21 @@ def _cannot_keep() -> Overloaded:
     return Overloaded("The gateway cannot keep the limits of more requests now. Try again.", retry_after=1.0)
 
 
-def _refusal(limit: Limit, wait: float, is_closed: bool) -> RateLimited:
+def _refusal(limit: Limit, whose: str, wait: float, is_closed: bool) -> RateLimited:
     what = {"input": "input tokens", "output": "output tokens", "requests": "requests"}[limit.kind]
     if math.isinf(wait):
         refusal = RateLimited(
-            f"This request needs more {what} than limit `{limit.name}` can ever hold ({limit.burst:g}): make it smaller."
+            f"This request needs more {what} than limit `{limit.name}` of {whose} can ever hold ({limit.burst:g}): make it smaller."
         )
         refusal.retryable = False
     elif is_closed:
         refusal = RateLimited(
-            f"Limit `{limit.name}` cannot be asked for now: its store is away. Try again in {_STORE_AWAY_SECONDS:.1f} s.",
+            f"Limit `{limit.name}` of {whose} cannot be asked for now: its store is away. Try again in {_STORE_AWAY_SECONDS:.1f} s.",
             retry_after=_STORE_AWAY_SECONDS,
         )
     else:
         refusal = RateLimited(
-            f"Limit `{limit.name}` of {limit.amount:g} {what} in {limit.seconds:g} s is reached. Try again in {wait:.1f} s.",
+            f"Limit `{limit.name}` of {whose}, {limit.amount:g} {what} in {limit.seconds:g} s, is reached. Try again in {wait:.1f} s.",
             retry_after=wait,
         )
     refusal.limit = limit.name

@@ -1,7 +1,6 @@
-cdef class AnswerLength:
-    cdef readonly double mean
-    cdef readonly long long count
+from _fastpath.output_lengths cimport OutputLengths
 
 cdef class OutputEstimates:
-    cdef object _prior
-    cdef dict _lengths
+    cdef object _prior, _clock, _hasher
+    cdef OutputLengths _lengths
+    cdef dict _known

@@ -2,57 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from _fastpath.hashing import Hasher
+from _fastpath.output_lengths import OutputLengths
+from _fastpath.shared_memory import SharedMemory
+
 LONGEST = 1 << 17
 """Tokens; an engine that says more is not believed for those to come."""
-_PRIOR_WEIGHT = 8
-"""The prior counts as so many answers."""
-_SLOWEST_WEIGHT = 1 / 64
-"""Of the newest answer, however many there were before."""
 _MOST_KINDS = 10_000
-
-
-def of_all(each: int, most: int, choices: int) -> int:
-    """Tokens of a request whose choices would have so many ``each``, and at most ``most`` when that is not below 0."""
-    return (most if 0 <= most < each else each) * choices
-
-
-class AnswerLength:
-    """The mean of one kind of request, the newest answers counting more."""
-
-    def __init__(self, prior: float) -> None:
-        self.mean = prior
-        self.count = 0
-
-    def add(self, tokens: float) -> None:
-        """One more answer."""
-        self.count += 1
-        self.mean += max(_SLOWEST_WEIGHT, 1 / (self.count + _PRIOR_WEIGHT)) * (tokens - self.mean)
+Kind = tuple[str, str, str]
 
 
 class OutputEstimates:
-    """One worker's estimates, for each route, model and operation. An estimate decides when tokens are taken: settling decides how many."""
+    """Estimates for each route, model and operation, the same in all workers.
 
-    def __init__(self, prior: int) -> None:
-        """``prior``: tokens of an answer where none was seen yet."""
+    An estimate decides when tokens are taken: settling decides how many.
+    """
+
+    def __init__(self, memory: SharedMemory, prior: int, clock: Callable[[], float]) -> None:
+        """``prior``: tokens of an answer where none was seen yet. ``clock``: monotonic seconds."""
         self._prior = prior
-        self._lengths: dict[tuple[str, str, str], AnswerLength] = {}
+        self._clock = clock
+        self._lengths = OutputLengths(memory)
+        self._hasher = Hasher(memory.hash_key)
+        self._known: dict[Kind, int] = {}
 
-    def expected(self, kind: tuple[str, str, str], most: int, choices: int) -> int:
+    def expected(self, kind: Kind, most: int, choices: int) -> int:
         """Tokens to expect of a request that names ``most`` for each of its choices, below 0 for none."""
-        length = self._lengths.get(kind)
-        return of_all(self._prior if length is None else max(1, round(length.mean)), most, choices)
+        mean = self._lengths.mean(self._identity(kind))
+        each = self._prior if mean < 0 else max(1, round(mean))
+        return (most if 0 <= most < each else each) * choices
 
-    def learn(self, kind: tuple[str, str, str], tokens: int, most: int, choices: int) -> None:
+    def learn(self, kind: Kind, tokens: int, most: int, choices: int) -> None:
         """A request was answered with so many tokens in all.
 
         One that was cut off where it asked to be says nothing of longer answers: it counts only when it is longer than what is expected.
         """
-        length = self._lengths.get(kind)
+        identity = self._identity(kind)
         each = min(tokens, LONGEST * choices) / choices
-        if 0 <= most <= each and each < (self._prior if length is None else length.mean):
-            return
-        if length is None:
-            if len(self._lengths) >= _MOST_KINDS:
-                self._lengths.clear()
-            length = self._lengths[kind] = AnswerLength(float(self._prior))
-        length.add(each)
+        if 0 <= most <= each:
+            mean = self._lengths.mean(identity)
+            if each < (self._prior if mean < 0 else mean):
+                return
+        self._lengths.learn(identity, each, float(self._prior), self._clock())
+
+    def _identity(self, kind: Kind) -> int:
+        identity = self._known.get(kind)
+        if identity is None:
+            if len(self._known) >= _MOST_KINDS:
+                self._known.clear()
+            identity = self._known[kind] = self._hasher.seed(*kind)
+        return identity

@@ -6,18 +6,18 @@ import importlib.util
 import ipaddress
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import get_args
 from urllib.parse import urlsplit
 
+from gateway.datastore.rate_limits import OnStoreFailure
 from gateway.identity.directory import parse_keys, parse_secret, parse_tenants
 from gateway.identity.faults import FileFaults, UnusableKeys
-
-if TYPE_CHECKING:
-    from gateway.settings import Identity
+from gateway.identity.settings import Identity
 
 _LONGEST_LEEWAY = 60.0
 _TOKEN_BYTES = (256, 65_536)
 _CACHED_TOKENS = (1, 1 << 20)
+_ON_STORE_FAILURE = get_args(OnStoreFailure)
 
 
 def is_configured(identity: Identity) -> bool:
@@ -30,13 +30,14 @@ def identity_faults(identity: Identity) -> Iterator[str]:
     yield from _file_faults("keys_file", identity.keys_file, parse_keys)
     yield from _file_faults("tenants_file", identity.tenants_file, parse_tenants)
     yield from _file_faults("cache_salt_file", identity.cache_salt_file, parse_secret)
-    for name in ("tenants_file", "cache_salt_file"):
+    for name in ("tenants_file", "cache_salt_file", "limits_redis"):
         if getattr(identity, name) and not is_configured(identity):
             yield (
                 f"`identity.{name}` is about tenants, and nobody is asked who they are: "
                 "give `identity.keys_file`, or an issuer of tokens"
             )
     yield from _bound_faults(identity)
+    yield from _sharing_faults(identity)
     for path in identity.public_paths.split():
         if not path.startswith("/"):
             yield f"`identity.public_paths`: `{path}` must begin with /"
@@ -58,6 +59,14 @@ def _file_faults(name: str, path: str, parse: Callable[[bytes], object]) -> Iter
     except FileFaults as found:
         for fault in found.faults:
             yield f"`identity.{name}`: {path}: {fault}"
+
+
+def _sharing_faults(identity: Identity) -> Iterator[str]:
+    failure = identity.limits_on_store_failure
+    if failure not in _ON_STORE_FAILURE:
+        yield f"`identity.limits_on_store_failure` must be {', '.join(_ON_STORE_FAILURE)}, not `{failure}`"
+    elif failure != "local" and not identity.limits_redis:
+        yield "`identity.limits_on_store_failure` has no effect without `identity.limits_redis`: name a Redis, or leave it out"
 
 
 def _bound_faults(identity: Identity) -> Iterator[str]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 import hmac
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import yaml
 from msgspec import Struct
 
+from gateway.datastore.rate_limits import LimitSpec, OnStoreFailure, limit_faults
+from gateway.identity.caller_limits import CallerLimit, CallerLimits, Scope
 from gateway.identity.faults import FileFaults
 from gateway.identity.gate import ApiKey, Caller, Models
 
 _DIGEST_DIGITS = 64
 _LONGEST_NAME = 256
 _SHORTEST_SECRET = 16
+MOST_LIMITS = 4
+"""Amounts of a tenant, and as many of an API key: with eight of a route a request is held to sixteen."""
 Entry = TypeVar("Entry", bound=Struct)
 
 
@@ -31,6 +35,8 @@ class KeyEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """Models that it may use, of those of its tenant; a ``*`` at the end stands for all that begin so. None for no further bound."""
     priority: int | None = None
     """Highest priority of its requests where that is less than its tenant's."""
+    limits: list[LimitSpec] = []
+    """Of all its requests, over every route; besides its tenant's."""
 
 
 class Tenant(Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,19 +48,44 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True):
     """Its share beside other tenants where requests wait."""
     priority: int = 0
     """Highest priority of its requests; the larger is served first."""
+    limits: list[LimitSpec] = []
+    """Of all its requests, over every route and with whichever key or token. Of ``others`` each tenant has them by itself."""
+
+
+class Sharing(NamedTuple):
+    """Where limits of tenants and keys are shared with other gateways, and what becomes of them while that is away."""
+
+    store: str = ""
+    on_store_failure: OnStoreFailure = "local"
 
 
 class Directory:
     """API keys and tenants, as the files say."""
 
     def __init__(
-        self, keys: list[KeyEntry], tenants: dict[str, Tenant], others: Tenant, salt_secret: bytes = b""
+        self,
+        keys: list[KeyEntry],
+        tenants: dict[str, Tenant],
+        others: Tenant,
+        salt_secret: bytes = b"",
+        generation: int = 0,
+        sharing: Sharing | None = None,
     ) -> None:
-        """``salt_secret``: what tenants' cache salts are made of; without it they have none."""
+        """``salt_secret``: what tenants' cache salts are made of; without it they have none. ``generation``: of their limits, a later
+        reading's is larger.
+        """
         self._entries = keys
         self._tenants = tenants
         self._others = others
         self._salt_secret = salt_secret
+        self._generation = generation
+        self._sharing = sharing or Sharing()
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether anybody is held to limits over all routes."""
+        tenants = [*self._tenants.values(), self._others]
+        return any(one.limits for one in self._entries) or any(one.limits for one in tenants)
 
     @property
     def keys(self) -> list[ApiKey]:
@@ -72,7 +103,21 @@ class Directory:
         if key is not None and key.priority is not None:
             priority = min(priority, key.priority)
         models = tuple(_models(one) for one in lists if one is not None)
-        return Caller(name, models, tenant.weight, priority, self._salt(name))
+        return Caller(name, models, tenant.weight, priority, self._salt(name), self._limits(name, tenant, key))
+
+    def _limits(self, name: str, tenant: Tenant, key: KeyEntry | None) -> CallerLimits | None:
+        held = list(self._held("tenant", name, tenant.limits))
+        digest = ""
+        if key is not None and key.limits:
+            digest = key.sha256.lower()
+            held += self._held("key", digest, key.limits)
+        # no name of a tenant has a zero byte
+        return CallerLimits(f"{name}\0{digest}\0{self._generation}", self._generation, tuple(held)) if held else None
+
+    def _held(self, scope: Scope, holder: str, listed: list[LimitSpec]) -> Iterator[CallerLimit]:
+        for spec in listed:
+            for limit in spec.limits(*self._sharing):
+                yield CallerLimit(scope, holder, limit)
 
     def _salt(self, name: str) -> bytes:
         """As JSON; the same at every gateway that has the secret, so that they share what engines hold."""
@@ -167,18 +212,28 @@ def _key_faults(entry: KeyEntry) -> Iterator[str]:
     if len(digits) != _DIGEST_DIGITS or not set(digits) <= set("0123456789abcdef"):
         yield f".sha256` must be {_DIGEST_DIGITS} hexadecimal digits: printf %s KEY | sha256sum"
     yield from _model_faults(entry.models)
+    yield from _limits_faults(entry.limits)
 
 
 def _tenant_faults(entry: Tenant) -> Iterator[str]:
     if not 0 < entry.weight <= 1e6:
         yield f".weight` must be above 0 and at most a million, not {entry.weight}"
     yield from _model_faults(entry.models)
+    yield from _limits_faults(entry.limits)
 
 
 def _model_faults(models: list[str] | None) -> Iterator[str]:
     for position, model in enumerate(models or []):
         if not model or "*" in model[:-1]:
             yield f".models[{position}]` must be a name, or the beginning of one and `*`, not `{model}`"
+
+
+def _limits_faults(listed: list[LimitSpec]) -> Iterator[str]:
+    for where, what in limit_faults(listed):
+        yield f".limits{where}` {what}"
+    held = sum(len(one.amounts()) for one in listed)
+    if held > MOST_LIMITS:
+        yield f".limits` holds a request to {held} limits, at most {MOST_LIMITS} are kept: each amount is one"
 
 
 def _models(listed: list[str]) -> Models:

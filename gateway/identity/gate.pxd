@@ -8,6 +8,7 @@ cdef class Caller:
     cdef readonly double weight
     cdef readonly long priority
     cdef readonly bytes cache_salt
+    cdef readonly object limits
     cpdef bint may_use(self, str model) except -1
 
 cdef class ApiKey:

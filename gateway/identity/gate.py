@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from gateway.errors import Unauthorized
+from gateway.identity.caller_limits import CallerLimits
 
 _FOUND_BY = 8
 """Bytes of its digest that a key is looked up by; the whole is compared in constant time."""
@@ -35,6 +36,7 @@ class Caller:
     """Who asks: a tenant, and what it may. ``models``: lists that must all cover a model; with none of them it may use every one.
 
     ``cache_salt``: what engines are told so that their caches are the tenant's own, as JSON; empty where they are shared.
+    ``limits``: over all routes, None for none.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Caller:
         weight: float = 1.0,
         priority: int = 0,
         cache_salt: bytes = b"",
+        limits: CallerLimits | None = None,
     ) -> None:
         self.tenant = tenant
         self.models = models
         self.weight = weight
         self.priority = priority
         self.cache_salt = cache_salt
+        self.limits = limits
 
     def may_use(self, model: str) -> bool:
         """Whether it may ask for a model."""

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from gateway.identity.directory import (
     Directory,
     KeyEntry,
+    Sharing,
     Tenant,
     parse_keys,
     parse_secret,
     parse_tenants,
 )
 from gateway.identity.gate import ApiKey, Gate
+from gateway.identity.settings import Identity
 from gateway.identity.watched_file import WatchedFile
-from gateway.settings import Identity
 
 if TYPE_CHECKING:
     from gateway.identity.issuer_keys import Fetcher, IssuerKeys, Pace
@@ -54,7 +55,13 @@ class Keeper:
         wall: Callable[[], float],
         clock: Callable[[], float],
         pace: Pace | None = None,
+        replaced: Callable[[], object] = lambda: None,
     ) -> None:
+        """``replaced`` is called when callers may have other limits."""
+        self._clock = clock
+        self._replaced = replaced
+        self._sharing = Sharing(settings.limits_redis, settings.limits_on_store_failure)  # type: ignore[arg-type] # was checked
+        self._is_settled = False
         self._keys_file = WatchedFile(settings.keys_file, run_directory / "identity-keys")
         self._tenants_file = WatchedFile(settings.tenants_file, run_directory / "identity-tenants")
         self._salt_file = WatchedFile(settings.cache_salt_file, run_directory / "identity-salt")
@@ -69,8 +76,9 @@ class Keeper:
         )
         if self._issuer is not None and self._fetches:
             self._issuer.restore()
+        looked_at = self._generation()
         self._have_changed()  # from now on
-        self._put(*self._read())
+        self._put(*self._read(looked_at))
         if self._jwks_file.has_changed():
             self._read_jwks()
 
@@ -115,9 +123,13 @@ class Keeper:
     async def _look_forever(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            looked_at = self._generation()
+            # a thread's work: YAML of thousands of keys would hold up every request
             if self._have_changed():
-                # a thread's work: YAML of thousands of keys would hold up every request
-                self._put(*await asyncio.to_thread(self._read))
+                self._put(*await asyncio.to_thread(self._read, looked_at))
+            elif not self._is_settled:
+                self._put(*await asyncio.to_thread(self._directory, looked_at))
+                self._is_settled = True
             if self._jwks_file.has_changed():
                 self._read_jwks()
 
@@ -125,15 +137,28 @@ class Keeper:
         looked_at = [file.has_changed() for file in (self._keys_file, self._tenants_file, self._salt_file)]
         return True in looked_at
 
-    def _read(self) -> tuple[Directory, list[ApiKey]]:
+    def _generation(self) -> int:
+        """Of what is found from now on: the later one counts, in whichever worker it was found.
+
+        One that has read a file just before it changed may take its turn after one that has read it just after. So what stands a look
+        later has this look's generation, which is later than of all who had not seen the change yet.
+        """
+        return int(self._clock() * 1e9)
+
+    def _read(self, generation: int) -> tuple[Directory, list[ApiKey]]:
         self._keys = self._keys_file.parsed(parse_keys, self._keys)
         self._tenants = self._tenants_file.parsed(parse_tenants, self._tenants)
         self._salt_secret = self._salt_file.parsed(parse_secret, self._salt_secret)
-        directory = Directory(self._keys, *self._tenants, self._salt_secret)
+        return self._directory(generation)
+
+    def _directory(self, generation: int) -> tuple[Directory, list[ApiKey]]:
+        directory = Directory(self._keys, *self._tenants, self._salt_secret, generation, self._sharing)
+        self._is_settled = not directory.has_limits
         return directory, directory.keys
 
     def _put(self, directory: Directory, keys: list[ApiKey]) -> None:
         self.gate.replace(keys, directory.caller_of)
+        self._replaced()
 
     def _read_jwks(self) -> None:
         assert self._issuer is not None

@@ -38,7 +38,7 @@ FAMILIES: tuple[Family, ...] = (
     ("penstock_prefix_match_ratio", ("model",), RATIOS),
     ("penstock_upstream_retries_total", ("server", "reason"), ()),
     ("penstock_client_cancelled_total", ("model", "phase"), ()),
-    ("penstock_ratelimit_decisions_total", ("route", "limit", "decision"), ()),
+    ("penstock_ratelimit_decisions_total", ("route", "scope", "limit", "decision"), ()),
     ("penstock_client_retries_total", ("model",), ()),
     ("penstock_inter_token_latency_seconds", ("model", "server"), TOKEN_SECONDS),
     ("penstock_schedule_duration_seconds", ("policy",), SCHEDULE_SECONDS),
@@ -62,7 +62,7 @@ HELP = {
     "penstock_prefix_match_ratio": "Share of a prompt's blocks that the chosen endpoint was expected to hold.",
     "penstock_upstream_retries_total": "Requests sent to a further endpoint, by what went wrong at the one before.",
     "penstock_client_cancelled_total": "Clients that left before their answer was whole.",
-    "penstock_ratelimit_decisions_total": "Requests refused by a limit.",
+    "penstock_ratelimit_decisions_total": "Requests refused by a limit; scope says of what it is one: `route`, `tenant` or `key`.",
     "penstock_inter_token_latency_seconds": "Time between two pieces of a streamed answer, as they came from the engine.",
     "penstock_schedule_duration_seconds": "What the choice of an endpoint took.",
     "penstock_schedule_decisions_total": "Choices of an endpoint; outcome is `chosen`, or why nobody was.",
@@ -219,9 +219,9 @@ class RequestMetrics:
         """Count what a plugin did wrong."""
         self._count("penstock_plugin_errors_total", plugin, kind)
 
-    def limited(self, route: str, limit: str) -> None:
-        """Count a request that a limit refused."""
-        self._counters.record(((self._series("penstock_ratelimit_decisions_total", route, limit, "refused"), 1.0),))
+    def limited(self, route: str, scope: str, limit: str) -> None:
+        """Count a request that a limit refused; ``scope``: ``route``, ``tenant`` or ``key``."""
+        self._count("penstock_ratelimit_decisions_total", route, scope, limit, "refused")
 
 
 def _model(exchange: Exchange) -> str:

@@ -138,12 +138,21 @@ class FairQueue:
         """It has an endpoint."""
         waiter.outcome = "served"
         self._share.served(self.server, waiter.tag)
-        self.leave(waiter, now)
+        self._take_out(waiter)
+        self.show(now)
 
     def leave(self, waiter: Waiter, now: float) -> None:
-        """It waits no more; its place is free at once."""
+        """It waits no more and was not served: its place is free at once, and its tenant has paid nothing for it."""
         if not waiter.is_waiting:
             return
+        self._take_out(waiter)
+        tenant = endpoint_identity(waiter.tenant)
+        returned = self._share.leave(self.server, tenant, waiter.tag, waiter.tokens, self._credit)
+        if returned > 0:
+            self._move_up(waiter, returned)
+        self.show(now)
+
+    def _take_out(self, waiter: Waiter) -> None:
         waiter.is_waiting = False
         del self._line[self.position(waiter)]
         counts = self._counts[waiter.priority]
@@ -152,7 +161,21 @@ class FairQueue:
             del counts[waiter.tenant]
         if not counts:
             del self._counts[waiter.priority]
-        self.show(now)
+
+    def _move_up(self, gone: Waiter, tokens: float) -> None:
+        """Those of its tenant that came after it need no longer wait until it is paid for. In other workers they keep their tags."""
+        behind = [
+            one
+            for *_, one in self._line
+            if one.tenant == gone.tenant and (one.tag, one.number) > (gone.tag, gone.number)
+        ]
+        if not behind:
+            return
+        # no further back than who comes now: nobody gets more credit than there is
+        earliest = self._share.virtual_time(self.server) - self._credit
+        for one in behind:
+            one.tag = max(one.tag - tokens, min(one.tag, earliest))
+        self._line = sorted((*one.key, one) for *_, one in self._line)
 
     def late(self, now: float) -> list[Waiter]:
         """Those whose deadline has come."""

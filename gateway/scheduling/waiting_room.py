@@ -151,9 +151,11 @@ class WaitingRoom:
             except QueueFull:
                 return
             except PenstockError as error:
-                waiter.error = error
-            room.queue.serve(waiter, now)
-            room.moved(now)
+                waiter.outcome, waiter.error = "refused", error
+                room.queue.leave(waiter, now)
+            else:
+                room.queue.serve(waiter, now)
+                room.moved(now)
             waiter.signal.set()
 
     def _room(self, server: str) -> _Room:
@@ -179,9 +181,10 @@ class WaitingRoom:
         for server, room in list(self._rooms.items()):
             if not len(room.queue):
                 continue
-            for waiter in room.queue.late(now):
+            # the last first: then nobody has to move up who leaves as well
+            for earlier, waiter in reversed(list(enumerate(room.queue.late(now)))):
                 waited = now - waiter.joined
-                waiter.position = room.queue.position(waiter)
+                waiter.position = room.queue.position(waiter) - earlier
                 self._refuse(
                     room, waiter, "late", f"No endpoint of ModelServer `{server}` had room for {waited:.1f} s."
                 )

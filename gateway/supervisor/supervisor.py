@@ -135,6 +135,8 @@ class Supervisor:
             gateways=settings.redis.gateways,
         )
         self.replica.on_route(self.leases.route_changed)
+        if settings.identity.limits_redis:
+            self.leases.wants("identity", [settings.identity.limits_redis])
 
     @property
     def port(self) -> int:

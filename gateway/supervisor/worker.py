@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from msgspec import Struct
 from _fastpath.fair_share import FairShare
 from _fastpath.shared_memory import STATES, SharedMemory
 from gateway.admission.limits import RateLimiter
+from gateway.admission.output_estimates import OutputEstimates
 from gateway.app import App
 from gateway.datastore import disk
 from gateway.datastore.epochs import generation
@@ -94,7 +96,7 @@ class Worker:
         self._access_log = AccessLog(enabled=settings.access_log)
         self._deadlines = Deadlines()
         self._client = UpstreamClient(self._deadlines, authorities=settings.upstream_ca_file)
-        self._keeper = _keeper(settings, Path(orders.run_directory))
+        self._keeper = _keeper(settings, Path(orders.run_directory), limiter.callers_changed)
         gate = self._keeper.gate if self._keeper is not None else None
         self._tokens = PromptTokens(settings.tokens)
         self._subscriber = Subscriber(self._replica, Path(orders.run_directory), self._note_snapshot)
@@ -108,6 +110,7 @@ class Worker:
                 settings=settings,
                 world=lambda: self._replica.world,
                 limiter=limiter,
+                estimates=OutputEstimates(self._memory, settings.expected_output_tokens, time.monotonic),
                 placer=Placer(self._memory, orders.index, time.monotonic),
                 client=self._client,
                 room=self._room,
@@ -243,15 +246,18 @@ class Worker:
         return True, "ready"
 
 
-def _keeper(settings: Settings, run_directory: Path) -> Keeper | None:
+def _keeper(settings: Settings, run_directory: Path, replaced: Callable[[], object]) -> Keeper | None:
     if not is_configured(settings.identity):
         return None
-    if not settings.identity.jwks_url:
-        return Keeper(settings.identity, run_directory, None, time.time, time.monotonic)
+    fetch = _fetcher() if settings.identity.jwks_url else None
+    return Keeper(settings.identity, run_directory, fetch, time.time, time.monotonic, replaced=replaced)
+
+
+def _fetcher() -> Callable[[str], Awaitable[bytes]]:
     # a client of HTTP that nobody needs shall take no memory
     from gateway.identity.fetching import fetch  # noqa: PLC0415
 
-    return Keeper(settings.identity, run_directory, fetch, time.time, time.monotonic)
+    return fetch
 
 
 def die_with_parent(parent: int) -> None:

@@ -259,6 +259,73 @@ class TestTenants:
         assert get(limited.port, "/v1/models/demo", bearer("key-of-guest")).status == 404
 
 
+class TestLimits:
+    """Of a tenant and of a key, over all routes and workers."""
+
+    @staticmethod
+    def files(directory, tenant, key, others=()):
+        """Settings, with the limits of team-a, of one of its keys, and of whoever else asks."""
+        keys_file(
+            directory,
+            *(key_entry(*one) for one in KEYS.items()),
+            key_entry("team-a", "second", limits=key),
+        )
+        draft = directory / "tenants.new"
+        draft.write_text(json.dumps({"tenants": {"team-a": {"limits": tenant}}, "others": {"limits": list(others)}}))
+        draft.replace(directory / "tenants.yaml")
+        return {"identity.keys_file": directory / "keys.yaml", "identity.tenants_file": directory / "tenants.yaml"}
+
+    @staticmethod
+    def calls(count, name="calls"):
+        return {"name": name, "unit": "hour", "requests": count}
+
+    @staticmethod
+    def ask(gateway, text, count):
+        """From both workers in turn, and of both routes."""
+        with gateway.connect_to(0) as first, gateway.connect_to(1) as second:
+            asked = [((first, second)[one % 2], ("demo", "other")[one // 2 % 2]) for one in range(count)]
+            return [one.ask(chat(model=model, max_tokens=1), headers=bearer(text)) for one, model in asked]
+
+    def told(self, gateway, text, count, what):
+        return [one.header(f"x-ratelimit-{what}-requests") for one in self.ask(gateway, text, count)]
+
+    def test_hold_over_routes_and_workers_and_keep_their_fill_when_they_change(self, engines, tmp_path):
+        settings = self.files(tmp_path, [self.calls(10)], [self.calls(2, "few")], [self.calls(1000)])
+        text = config.simple("demo", engines.ports, model="demo") + config.route("other", [config.rule("demo")])
+        with Gateway(tmp_path, {"demo.yaml": text}, **settings) as gateway:
+            assert self.told(gateway, "key-of-a", 4, "remaining") == ["9", "8", "7", "6"]
+            replies = self.ask(gateway, "second", 3)
+            assert [one.status for one in replies] == [200, 200, 429]
+            assert "Limit `few` of this API key, 2 requests in 3600 s, is reached" in replies[-1].error["message"]
+            assert self.told(gateway, "key-of-b", 1, "limit") == ["1000"]
+
+            self.files(tmp_path, [self.calls(20)], [self.calls(50, "few")], [self.calls(2000)])
+            wait_until(lambda: self.told(gateway, "key-of-b", 2, "limit") == ["2000"] * 2, 15.0)
+            # six of ten were used, and of two both
+            replies = self.ask(gateway, "key-of-a", 8)
+            assert [one.status for one in replies] == [200] * 8
+            assert [one.header("x-ratelimit-remaining-requests") for one in replies] == list("76543210")
+            (refused,) = self.ask(gateway, "key-of-a", 1)
+            assert "Limit `calls` of tenant `team-a`, 20 requests in 3600 s" in refused.error["message"]
+            page = gateway.admin("/metrics").decode()
+            assert 'scope="key",limit="few",decision="refused"} 1' in page
+            assert 'scope="tenant",limit="calls",decision="refused"} 1' in page
+
+            self.files(tmp_path, [], [])
+            each_worker(gateway, bearer("second"), 200)
+            assert self.told(gateway, "key-of-a", 2, "limit") == [None, None]
+
+    def test_faults_of_them_keep_the_gateway_from_starting(self, tmp_path):
+        files = self.files(tmp_path, [self.calls(0)], [{"name": "x"}])
+        flags = [
+            text for name, path in files.items() for text in (f"--{name.replace('.', '-').replace('_', '-')}", path)
+        ]
+        found, _, errors = run("gateway", *flags, "--run-directory", tmp_path / "run")
+        assert found != 0
+        assert "tenants.yaml: `tenants.team-a.limits[0].requests` must be 1 to" in errors
+        assert "keys.yaml: `keys[2].limits[0]` give at least one of" in errors
+
+
 @pytest.mark.thorough
 class TestFiles:
     def test_are_read_again_when_they_change(self, engines, tmp_path):

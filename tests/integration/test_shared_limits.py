@@ -1,8 +1,10 @@
 """Two gateways that share a limit in a real Redis, which is killed, hangs, and comes back under load."""
 
+import json
 import subprocess
 import threading
 from collections import Counter
+from hashlib import sha256
 from time import monotonic, sleep
 
 import pytest
@@ -161,6 +163,41 @@ def test_what_one_gateway_took_the_other_has_not(pair, engines, redis):
     # each keeps one ahead
     assert 18 <= statuses[200] <= 20
     assert statuses[429] == 30 - statuses[200]
+
+
+def test_tenants_limits_are_shared_where_the_settings_say_so(tmp_path, engines, redis):
+    """Twenty of a tenant, over two gateways and two routes that say nothing of limits; and of who is held to none."""
+    keys = [{"name": name, "sha256": sha256(name.encode()).hexdigest()} for name in ("a", "b")]
+    (tmp_path / "keys").write_text(json.dumps({"keys": keys}))
+    limit = {"name": "few", "unit": "hour", "requests": 20}
+    (tmp_path / "tenants").write_text(json.dumps({"tenants": {"a": {"limits": [limit]}}}))
+    settings = {
+        "identity.keys_file": tmp_path / "keys",
+        "identity.tenants_file": tmp_path / "tenants",
+        "identity.limits_redis": redis.address,
+    }
+    text = config.simple("demo", engines.ports, model="demo") + config.route("other", [config.rule("demo")])
+    with (
+        Gateway(tmp_path / "a", {"x.yaml": text}, **settings) as first,
+        Gateway(tmp_path / "b", {"x.yaml": text}, **settings) as second,
+    ):
+        for one in (first, second):
+            wait_until(lambda one=one: [each["gateways"] for each in one.state()["limit_stores"]] == [2])
+
+        def statuses(tenant, count):
+            asked = [(one, model) for _ in range(count) for one in (first, second) for model in ("demo", "other")]
+            headers = {"authorization": f"Bearer {tenant}"}
+            return Counter(one.ask(chat(model=model, max_tokens=1), headers=headers).status for one, model in asked)
+
+        admitted = statuses("a", 8)[200]
+        assert 2 <= admitted <= 20
+        assert statuses("b", 8) == {200: 32}
+        deadline = monotonic() + 30
+        while admitted < 20 and monotonic() < deadline:
+            sleep(2.5)  # what one holds and does not spend, it gives back after two seconds
+            admitted += statuses("a", 2)[200]
+        assert admitted == 20
+        assert set(statuses("a", 2)) == {429}
 
 
 def test_a_wrong_address_is_a_condition_and_requests_are_served(tmp_path, engines):

@@ -148,6 +148,17 @@ def test_a_full_queue_refuses_the_newcomer_of_the_largest_tenant_and_of_a_lower_
     assert queue.next() is high
 
 
+def test_who_gives_way_has_paid_nothing():
+    queue = make_queue(2)
+    first, second = waiter("a", tokens=8.0), waiter("a", tokens=64.0)
+    assert [queue.join(one, NOW) for one in (first, second)] == [None, None]
+    assert queue.join(waiter("b"), NOW) is second
+    queue.serve(first, NOW)
+    again = waiter("a")
+    queue.join(again, NOW)
+    assert again.tag == 8.0
+
+
 @pytest.mark.parametrize("tenants", [5000])
 def test_of_tenants_that_are_gone_little_is_kept(tenants):
     queue = make_queue()
@@ -220,3 +231,34 @@ def test_a_burst_within_what_a_tenant_left_unused_goes_before_the_flood(flood, c
     assert order[:first] == ["victim"] * first
     # beyond its credit it has its turn after each of the flood's
     assert order[: first + 2 * (burst - first)].count("victim") >= burst - 1
+
+
+@FAST
+@given(
+    waiters=st.lists(st.tuples(WAITERS, st.booleans()), max_size=40),
+    credit=st.sampled_from([0.0, 50.0]),
+    order=st.randoms(use_true_random=False),
+)
+def test_who_leaves_unserved_is_as_if_it_had_never_come(waiters, credit, order):
+    with_them, without = make_queue(credit=credit), make_queue(credit=credit)
+    for queue in (with_them, without):
+        queue.join(waiter("z"), NOW)  # somebody waits all the time
+    twins, gone = {}, []
+    for one, leaves in waiters:
+        one.tokens = {0.5: 0.5, 1.0: 1.0, 3.0: 3.0}.get(one.tokens, 128.0)  # sums of them are exact
+        if leaves:
+            gone.append(one)
+        else:
+            twins[id(one)] = waiter(one.tenant, one.priority, one.tokens)
+            without.join(twins[id(one)], NOW)
+        with_them.join(one, NOW)
+    order.shuffle(gone)
+    for one in gone:
+        with_them.leave(one, NOW)
+    assert {key: one.tag for key, one in twins.items()} == {id(one): one.tag for one, leaves in waiters if not leaves}
+    for tenant in (*TENANTS, "z"):
+        late = [waiter(tenant), waiter(tenant)]
+        for queue, one in zip((with_them, without), late, strict=True):
+            queue.join(one, NOW)
+        assert late[0].tag == late[1].tag
+    assert [(one.tenant, one.tag) for one in drain(with_them)] == [(one.tenant, one.tag) for one in drain(without)]

@@ -18,6 +18,9 @@ PRIORITY = st.integers(-2, 2)
 STEP = st.sampled_from([0.0, 1 / 64, 1 / 16, 50.0])
 STEPS = st.one_of(
     st.tuples(st.just("join"), SERVER, TENANT, TOKENS, st.sampled_from([0.0, 3.0, -1.0])),
+    st.tuples(
+        st.just("leave"), SERVER, TENANT, st.sampled_from([0.0, 1.0, 50.5]), TOKENS, st.sampled_from([0.0, 3.0, -1.0])
+    ),
     st.tuples(st.just("served"), SERVER, st.sampled_from([0.0, 1.0, 50.5])),
     st.tuples(st.just("show"), SERVER, PRIORITY, st.sampled_from([0.0, 1.0, 2.0])),
     st.tuples(st.just("hide"), SERVER),
@@ -68,3 +71,36 @@ def test_a_tenant_has_its_share_once_in_however_many_workers_it_waits(costs, spr
             workers[first[2]].served(1, first[0])
             paid[first[1]] += costs[first[1]]
         assert max(paid) - min(paid) <= 2 * max(costs)
+
+
+CREDIT = 4.0
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    others=st.lists(
+        st.tuples(st.sampled_from([1.0, 2.0, 8.0]), st.sampled_from([0.0, 0.0, 1.0, 5.0, 30.0])), max_size=8
+    ),
+    at=st.integers(0, 8),
+    tokens=st.sampled_from([1.0, 10.0, 100.0]),
+)
+def test_who_left_has_paid_nothing_and_no_tenant_gains_by_leaving(others, at, tokens):
+    """A tenant's next tag after one of its requests came and left, and without that one; virtual time moves in between."""
+    with pair(workers=WORKERS) as one, pair(workers=WORKERS) as other:
+        left, never = FairShare(one.attach(), 0), FairShare(other.attach(), 0)
+        for share in (left, never):
+            share.show(1, 0, 0.0, 1.0)  # somebody waits all the time, or every debt is forgiven
+        now, has_moved, tag = 1.0, False, None
+        for number, (cost, served) in enumerate([*others, (1.0, 0.0)]):
+            if number == min(at, len(others)):
+                tag = left.join(1, 7, tokens, CREDIT, 1.0)
+            now += served
+            has_moved = has_moved or (served > 0 and tag is not None)
+            for share in (left, never):
+                share.served(1, now)
+                share.join(1, 7, cost, CREDIT, 1.0)
+        returned = left.leave(1, 7, tag, tokens, CREDIT)
+        assert 0 <= returned <= tokens
+        found, expected = (share.join(1, 7, 1.0, CREDIT, 1.0) for share in (left, never))
+        assert found >= expected
+        assert found == expected or has_moved

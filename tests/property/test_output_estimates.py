@@ -1,5 +1,7 @@
 """Estimates of output: bounded, never beyond what a request allows, and of no effect on what is charged in the end."""
 
+from contextlib import contextmanager
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +11,14 @@ from tests.property.pairs import pair
 from tests.support.examples import examples
 
 NOW = 10**15
+
+
+@contextmanager
+def learner(prior):
+    with pair() as both:
+        yield OutputEstimates(both.compiled, prior, lambda: 1.0)
+
+
 KIND = ("default/r", "m", "chat")
 ANSWERS = st.lists(st.tuples(st.integers(0, 10**6), st.integers(-1, 10**5), st.integers(1, 8)), max_size=60)
 
@@ -16,10 +26,10 @@ ANSWERS = st.lists(st.tuples(st.integers(0, 10**6), st.integers(-1, 10**5), st.i
 @settings(max_examples=examples(200), deadline=None)
 @given(prior=st.integers(1, 10**4), answers=ANSWERS, most=st.integers(-1, 10**5), choices=st.integers(1, 128))
 def test_an_estimate_lies_between_what_was_seen_and_what_the_request_allows(prior, answers, most, choices):
-    estimates = OutputEstimates(prior)
-    for tokens, allowed, several in answers:
-        estimates.learn(KIND, tokens, allowed, several)
-    each = estimates.expected(KIND, most, choices) / choices
+    with learner(prior) as estimates:
+        for tokens, allowed, several in answers:
+            estimates.learn(KIND, tokens, allowed, several)
+        each = estimates.expected(KIND, most, choices) / choices
     assert each <= max([prior, *(min(tokens / several, LONGEST) + 1 for tokens, _, several in answers)])
     assert most < 0 or each <= most
     assert each >= min(1, max(most, 0)) if most >= 0 else each >= 1
@@ -32,7 +42,7 @@ def test_an_estimate_lies_between_what_was_seen_and_what_the_request_allows(prio
 )
 def test_settling_makes_an_estimate_a_matter_of_timing_alone(requests, later):
     """Whatever was reserved, in the end the bucket has lost what was used."""
-    with pair(buckets=2, journal_records=64) as both:
+    with pair(buckets=2, journal_records=128) as both:
         buckets, journal = TokenBuckets(both.compiled), Journal(both.compiled, 0)
         sets = []
         for identity in (1000, 2000):
@@ -52,16 +62,28 @@ def test_settling_makes_an_estimate_a_matter_of_timing_alone(requests, later):
 @settings(max_examples=examples(100), deadline=None)
 @given(prior=st.integers(1, 5000), length=st.integers(1, 5000), choices=st.integers(1, 4))
 def test_answers_of_one_length_are_expected_soon(prior, length, choices):
-    estimates = OutputEstimates(prior)
-    for _ in range(400):
-        estimates.learn(KIND, length * choices, -1, choices)
-    assert abs(estimates.expected(KIND, -1, 1) - length) <= 1 + 0.01 * abs(prior - length)
+    with learner(prior) as estimates:
+        for _ in range(400):
+            estimates.learn(KIND, length * choices, -1, choices)
+        assert abs(estimates.expected(KIND, -1, 1) - length) <= 1 + 0.01 * abs(prior - length)
 
 
 @settings(max_examples=examples(100), deadline=None)
 @given(most=st.integers(1, 99), count=st.integers(1, 200))
 def test_answers_that_were_cut_short_say_nothing_of_those_that_are_not(most, count):
-    estimates = OutputEstimates(100)
-    for _ in range(count):
-        estimates.learn(KIND, most, most, 1)
-    assert estimates.expected(KIND, -1, 1) == 100
+    with learner(100) as estimates:
+        for _ in range(count):
+            estimates.learn(KIND, most, most, 1)
+        assert estimates.expected(KIND, -1, 1) == 100
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(answers=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5000)), min_size=1, max_size=40))
+def test_workers_learn_together_what_one_would_learn_alone(answers):
+    with pair(workers=3) as both, learner(256) as alone:
+        workers = [OutputEstimates(both.attach(), 256, lambda: 1.0) for _ in range(3)]
+        for worker, tokens in answers:
+            workers[worker].learn(KIND, tokens, -1, 1)
+            alone.learn(KIND, tokens, -1, 1)
+            assert {one.expected(KIND, -1, 1) for one in workers} == {alone.expected(KIND, -1, 1)}
+        assert workers[0].expected(("default/r", "m", "text_completion"), -1, 1) == 256

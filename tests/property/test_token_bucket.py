@@ -31,7 +31,7 @@ IDENTITY = st.sampled_from((100, 200, 300, 400, 401, 500, 600, 700))
 KIND = st.sampled_from(("input", "output", "requests"))
 # mostly the identity that a bucket was opened for, now and then another: a stale limit
 LIMIT = st.tuples(st.integers(0, BUCKETS - 1), st.one_of(st.none(), st.none(), st.none(), IDENTITY), KIND)
-LIMIT_SET = st.lists(LIMIT, max_size=8)
+LIMIT_SET = st.lists(LIMIT, max_size=16)
 
 
 class TokenBucketMachine(RuleBasedStateMachine):
@@ -298,7 +298,7 @@ def test_a_change_of_limits_keeps_the_share_in_use_and_an_old_one_changes_nothin
 @given(
     requests=st.lists(
         st.tuples(
-            st.lists(st.tuples(st.integers(0, BUCKETS - 1), KIND), max_size=8),
+            st.lists(st.tuples(st.integers(0, BUCKETS - 1), KIND), max_size=16),
             st.integers(0, 10**4),
             st.integers(0, 10**4),
         ),

@@ -53,6 +53,15 @@ class FairShare:
         place.most_paid = max(place.most_paid, tag + tokens)
         return tag
 
+    def leave(self, server: int, tenant: int, tag: float, tokens: float, credit: float) -> float:
+        if not tokens >= 0 or not credit >= 0:
+            raise ValueError(tokens, credit)
+        returned = max(0.0, tag + tokens - max(tag, self._place(server).virtual_time - credit))
+        debt = (server ^ (tenant * MULTIPLIER & MASK)) % DEBTS
+        if returned:
+            self._debts[debt] = max(0.0, self._debts.get(debt, 0.0) - returned)
+        return returned
+
     def served(self, server: int, tag: float) -> None:
         place = self._place(server)
         place.virtual_time = max(place.virtual_time, tag)

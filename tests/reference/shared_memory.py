@@ -9,7 +9,7 @@ STATES = ("starting", "serving", "draining")
 MASK = (1 << 64) - 1
 PAGE = 4096
 MAGIC = int.from_bytes(b"PENSTOCK", "little")
-LAYOUT_VERSION = 7
+LAYOUT_VERSION = 8
 FIELDS = (
     "magic",
     "layout_version",
@@ -35,6 +35,7 @@ FIELDS = (
     "health_at",
     "adapters_at",
     "fair_at",
+    "lengths_at",
 )
 HEADER = struct.Struct(f"<{len(FIELDS)}Q")
 
@@ -104,12 +105,13 @@ def lay_out(
         "load_at": workers * slots * 64,
         "metrics_at": slots * 128,
         "buckets_at": 64 + buckets * 448,
-        "journals_at": workers * journal_records * 208,
+        "journals_at": workers * journal_records * 400,
         "prefix_at": 64 + prefix_entries * 24,
         "counters_at": workers * (64 + counter_series * 320 + counter_cells * 8),
         "health_at": slots * 8,
         "adapters_at": slots * 256,
         "fair_at": 256 * (64 + workers * 32) + 2 * 8192 * 8,
+        "lengths_at": 512 * 8 * 8,
     }
     end = PAGE
     for name, size in parts.items():

@@ -179,7 +179,7 @@ class Held(NamedTuple):
 
 class LimitSet:
     def __init__(self, limits: Sequence[tuple[int, int, Kind]]) -> None:
-        if len(limits) > 8:
+        if len(limits) > 16:
             raise ValueError
         self.limits = [(bucket, identity_word(identity), kind) for bucket, identity, kind in limits]
 
@@ -225,6 +225,10 @@ class Journal:
                 self._give_back(wanted[:position], now)
                 bucket = self._buckets.at(each.bucket)
                 if wait != inf:
+                    too_large = self._too_large(wanted, position + 1)
+                    if too_large is not None:
+                        position, wait = too_large, inf
+                if wait != inf:
                     self.is_closed = bucket.store != 0 and bucket.standing == CLOSED
                 self.refused, self.wait = position, bucket.longer(wait, now) * 1e-9
                 return -1
@@ -232,6 +236,13 @@ class Journal:
         handle = next(handle for handle in range(self._capacity) if handle not in self._records.held)
         self._records.held[handle] = wanted
         return handle
+
+    def _too_large(self, wanted: list[Held], first: int) -> int | None:
+        for position, each in enumerate(wanted[first:], first):
+            bucket = self._buckets.at(each.bucket)
+            if bucket.configured and each.tokens * bucket.interval > bucket.tolerance:
+                return position
+        return None
 
     def ask(self, limits: LimitSet, input_tokens: int, output_tokens: int, now: int, again: bool = False) -> bool:
         wanted = limits.amounts(input_tokens, output_tokens)

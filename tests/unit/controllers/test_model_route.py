@@ -2,7 +2,8 @@
 
 import pytest
 
-from controllers.api.model_route import MOST_LIMITS, UNIT_SECONDS, LimitKey, RateLimit, TargetModel
+from controllers.api.model_route import MOST_LIMITS, LimitKey, RateLimit, TargetModel
+from gateway.datastore.rate_limits import UNIT_SECONDS
 from tests.unit.controllers.objects import faults, made, route
 
 RULE = "rules: [{targetModels: [{modelServerName: s}]}]\n"

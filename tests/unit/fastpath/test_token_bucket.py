@@ -409,10 +409,10 @@ def test_negative_tokens_are_refused(buckets, bucket, journal, limits):
 # --- limit sets
 
 
-def test_a_limit_set_has_up_to_eight_limits(bucket):
-    assert [len(LimitSet([(bucket, FIRST, "input")] * count)) for count in (0, 1, 8)] == [0, 1, 8]
-    with pytest.raises(ValueError, match="at most 8 limits, not 9"):
-        LimitSet([(bucket, FIRST, "input")] * 9)
+def test_a_limit_set_has_up_to_sixteen_limits(bucket):
+    assert [len(LimitSet([(bucket, FIRST, "input")] * count)) for count in (0, 1, 16)] == [0, 1, 16]
+    with pytest.raises(ValueError, match="at most 16 limits, not 17"):
+        LimitSet([(bucket, FIRST, "input")] * 17)
 
 
 def test_a_limit_set_knows_three_kinds_and_no_other():
@@ -445,6 +445,17 @@ def test_a_refusal_takes_nothing_and_names_the_first_limit_that_refused(
     assert journal.wait == pytest.approx(wait, abs=1e-8)
     assert (buckets.available(bucket, NOW), buckets.available(second_bucket, NOW)) == (50, 2)
     assert journal.in_use == 0
+
+
+def test_a_request_that_a_later_limit_can_never_hold_is_told_so_though_the_first_only_lacks_it_now(
+    buckets, bucket, second_bucket, journal, limits
+):
+    buckets.reserve(bucket, 50, NOW)
+    assert journal.take(limits, 1, 5, NOW) == -1
+    assert (journal.refused, isinf(journal.wait)) == (0, False)
+    assert journal.take(limits, 1, 6, NOW) == -1
+    assert (journal.refused, isinf(journal.wait)) == (1, True)
+    assert (buckets.available(bucket, NOW), buckets.available(second_bucket, NOW)) == (0, 5)
 
 
 def test_a_refusal_is_forgotten_with_the_next_admission(journal, limits):
@@ -609,8 +620,8 @@ def test_a_record_of_a_worker_killed_while_it_took_gives_back_as_far_as_it_says(
 
 
 def test_a_damaged_record_is_recovered_without_touching_memory_beyond_the_buckets(memory, buckets, bucket):
-    entries = struct.pack("<2Q24q", 1, 1 << 60, bucket, FIRST, 10, *[1 << 50, FIRST, 7] * 7)
-    write_bytes(memory, "journals_at", 208, entries)
+    entries = struct.pack("<2Q48q", 1, 1 << 60, bucket, FIRST, 10, *[1 << 50, FIRST, 7] * 15)
+    write_bytes(memory, "journals_at", 400, entries)
     buckets.reserve(bucket, 10, NOW)
     assert Journal(memory, 0).recover(NOW) == 1
     assert buckets.available(bucket, NOW) == 50

@@ -6,6 +6,7 @@ from _fastpath.fair_share import FairShare
 from _fastpath.load import Load
 from _fastpath.shared_memory import SharedMemory
 from gateway.admission.limits import RateLimiter
+from gateway.admission.output_estimates import OutputEstimates
 from gateway.datastore.model import Endpoint, Route, Rule, Server, Target
 from gateway.datastore.replica import Replica, load
 from gateway.datastore.wire import decode, whole
@@ -76,6 +77,7 @@ class Fleet:
                 settings=self.settings,
                 world=lambda: self.replica.world,
                 limiter=self.limiter,
+                estimates=OutputEstimates(self.memory, self.settings.expected_output_tokens, time.monotonic),
                 placer=self.placer,
                 client=self.client,
                 room=self.room(0),

@@ -109,7 +109,7 @@ def test_every_series_of_a_histogram_has_buckets_of_its_own(memory):
 
 @pytest.mark.parametrize("value", ['a"b', "a\\b", "a\nb", "\\n", 'x="y",z', "{}", "é✓", "", " "])
 def test_label_values_come_through_whatever_is_in_them(memory, value):
-    record(counters(memory), "penstock_ratelimit_decisions_total", (value, "l", "refused"), 1.0)
+    record(counters(memory), "penstock_ratelimit_decisions_total", (value, "route", "l", "refused"), 1.0)
     (labels,) = samples(render(memory, 1, ()), "penstock_ratelimit_decisions_total")
     assert dict(labels)["route"] == value
 
@@ -154,6 +154,6 @@ def test_the_page_ends_with_a_line_end(memory):
 
 
 def test_what_a_worker_counts_of_requests_is_on_the_page(memory):
-    RequestMetrics(memory, 1).limited("default/r", "per-minute")
-    wanted = labelled("penstock_ratelimit_decisions_total", "default/r", "per-minute", "refused")
+    RequestMetrics(memory, 1).limited("default/r", "route", "per-minute")
+    wanted = labelled("penstock_ratelimit_decisions_total", "default/r", "route", "per-minute", "refused")
     assert samples(render(memory, 2, ()), "penstock_ratelimit_decisions_total") == {wanted: 1}

@@ -87,6 +87,11 @@ def test_a_file_without_tenants_bounds_nobody(text):
             f"keys: [{{name: a, sha256: {DIGEST}}}, {{name: b, sha256: {DIGEST.upper()}}}]",
             ["`keys[1].sha256` stands twice: `a` has it already"],
         ),
+        (
+            f"keys: [{{name: a, sha256: {DIGEST}, limits: [{{name: l}}]}}]",
+            ["`keys[0].limits[0]` give at least one of `inputTokens`"],
+        ),
+        (f"keys: [{{name: a, sha256: {DIGEST}, limits: [{{requests: 1}}]}}]", ["`keys[0].limits[0]`: object missing"]),
         ("keys: [5, {name: '', sha256: x}]", ["`keys[0]`", "`keys[1].name`", "`keys[1].sha256`"]),
     ],
 )
@@ -109,6 +114,26 @@ def test_every_fault_of_a_file_of_keys_is_named(text, wanted):
         ("tenants: {a: {weight: 0}}", ["`tenants.a.weight` must be above 0"]),
         ("tenants: {a: {weight: .nan}}", ["`tenants.a.weight` must be above 0"]),
         ("tenants: {a: {priority: high}}", ["`tenants.a.priority`: expected `int`"]),
+        ("tenants: {a: {limits: 5}}", ["`tenants.a.limits`: expected `array`"]),
+        ("tenants: {a: {limits: [{name: l, requests: 0}]}}", ["`tenants.a.limits[0].requests` must be 1 to"]),
+        ("others: {limits: [{name: l, inputTokens: 1.5}]}", ["`others.limits[0].inputTokens`: expected `int | null`"]),
+        ("others: {limits: [{name: l, unit: week, requests: 1}]}", ["`others.limits[0].unit`: invalid enum value"]),
+        (
+            "others: {limits: [{name: l, requests: 1, key: {type: header}}]}",
+            ["`others.limits[0]`: object contains unknown field `key`"],
+        ),
+        (
+            "tenants: {a: {limits: [{name: l, requests: 1, unit: month, burst: 1000}, {name: l, requests: 1}]}}",
+            [
+                "`tenants.a.limits[0].burst` 1000 take more than four years",
+                "`tenants.a.limits[1].name` `l` stands twice",
+            ],
+        ),
+        (
+            "others: {limits: [{name: l, requests: 1, inputTokens: 1, outputTokens: 1}, "
+            "{name: k, requests: 1, inputTokens: 1}]}",
+            ["`others.limits` holds a request to 5 limits, at most 4 are kept"],
+        ),
         ("others: {models: ['*b', c, '']}", ["`others.models[0]`", "`others.models[2]`"]),
         (
             "others: {limit: 5}\ntenant: {}",
@@ -157,6 +182,9 @@ class TestSettings:
             ({"token_bytes": 100}, ["`identity.token_bytes` must be 256 to 65536"]),
             ({"cached_tokens": 0}, ["`identity.cached_tokens` must be 1 to"]),
             ({"public_paths": "/v1/models healthz"}, ["`identity.public_paths`: `healthz` must begin with /"]),
+            ({"limits_on_store_failure": "never"}, ["`identity.limits_on_store_failure` must be allow, deny, local"]),
+            ({"limits_on_store_failure": "deny"}, ["`identity.limits_on_store_failure` has no effect without"]),
+            ({"limits_redis": "redis:6379"}, ["`identity.limits_redis` is about tenants, and nobody is asked"]),
             ({"jwt_issuer": "x"}, ["`identity.jwt_issuer` is set, and no keys"]),
             ({"keys_file": "/nowhere"}, ["`identity.keys_file`: /nowhere cannot be read: No such file"]),
             ({"jwks_url": "https://x/"}, ["`identity.jwt_issuer` is missing", "`identity.jwt_audiences` is missing"]),

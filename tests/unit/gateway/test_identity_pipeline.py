@@ -9,8 +9,11 @@ import pytest
 from gateway.app import App
 from gateway.datastore.model import Limit, Server
 from gateway.errors import IdentityUnavailable
+from gateway.identity.caller_limits import CallerLimit, CallerLimits
 from gateway.identity.gate import ApiKey, Caller, Gate, Models
-from gateway.settings import Identity, Settings
+from gateway.identity.settings import Identity
+from gateway.observability.exposition import render
+from gateway.settings import Settings
 from tests.unit.gateway.fakes import Answer, Protocol, Scope, chat, make_exchange
 from tests.unit.gateway.fleet import SERVER, Fleet, route
 
@@ -147,6 +150,29 @@ async def test_each_tenant_has_a_bucket_of_its_own(make):
     fleet = make(limits=(Limit("l", "requests", 2.0, 3600.0, 2.0, key="tenant"),))
     found = {name: [(await request(fleet, name))[1] for _ in range(3)] for name in ("a", "b")}
     assert found == {"a": [200, 200, 429], "b": [200, 200, 429]}
+
+
+async def test_a_tenant_s_own_limit_holds_over_all_routes_and_is_counted_as_its(make, gate):
+    own = (CallerLimit("tenant", "team-a", Limit("own", "requests", 3.0, 3600.0, 3.0)),)
+    gate.replace([key("a", "team-a", limits=CallerLimits("team-a", 1, own)), key("b", "team-b")], Caller)
+    fleet = make(limits=(Limit("l", "requests", 9.0, 3600.0, 9.0),))
+    bodies = [json.dumps({"model": model, "messages": []}).encode() for model in ("m", "n", "m", "n")]
+    found = [await request(fleet, "a", body) for body in bodies]
+    assert [status for _, status, *_ in found] == [200, 200, 200, 429]
+    assert [headers["x-ratelimit-remaining-requests"] for _, _, headers, _ in found] == ["2", "1", "0", "0"]
+    assert "`own` of tenant `team-a`" in found[-1][3]["message"]
+    assert [(await request(fleet, "b", body))[1] for body in bodies] == [200] * 4
+    page = render(fleet.memory, 1, ())
+    labels = 'route="default/n",scope="tenant",limit="own",decision="refused"'
+    assert f"penstock_ratelimit_decisions_total{{{labels}}} 1" in page
+
+
+async def test_a_tenant_s_tokens_are_what_the_engine_counted(make, gate):
+    own = (CallerLimit("tenant", "team-a", Limit("own", "output", 300.0, 3600.0, 300.0)),)
+    gate.replace([key("a", "team-a", limits=CallerLimits("team-a", 1, own))], Caller)
+    fleet = make()
+    left = [(await request(fleet, "a"))[2]["x-ratelimit-remaining-tokens"] for _ in range(2)]
+    assert int(left[0]) - int(left[1]) <= 4 + 1  # of 256 that were held at first
 
 
 @pytest.mark.parametrize("forwards", [False, True])

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from gateway.admission.output_estimates import OutputEstimates, of_all
+from _fastpath.shared_memory import SharedMemory
+from gateway.admission.output_estimates import OutputEstimates
 from gateway.errors import ClientError, Overloaded, TooLarge, UnsupportedMedia
 from gateway.exchange import RequestIds
 from gateway.intake import BodyLedger, check_headers, choices_of, read_body, scan_body
@@ -207,10 +208,11 @@ def test_a_chat_of_400_bytes_counts_as_100_tokens():
         ({"n": 1_000_000, "max_tokens": 1}, 128),
     ],
 )
-def test_output_tokens_are_the_least_of_what_is_wanted_and_what_is_usual_times_the_choices(more, expected):
+def test_output_tokens_are_the_least_of_what_is_wanted_and_what_is_usual_times_the_choices(tmp_path, more, expected):
     found = scanned({"model": "m", "messages": [], **more}).scan
-    assert OutputEstimates(50).expected(("route", "m", "chat"), found.max_tokens, choices_of(found)) == expected
-    assert of_all(50, found.max_tokens, choices_of(found)) == expected
+    memory = SharedMemory.create(str(tmp_path / "memory"), workers=1, slots=64, prefix_bytes=192)
+    estimates = OutputEstimates(memory, 50, lambda: 1.0)
+    assert estimates.expected(("route", "m", "chat"), found.max_tokens, choices_of(found)) == expected
 
 
 def test_the_exchange_knows_the_model_and_whether_a_stream_is_wanted():

@@ -101,6 +101,17 @@ async def test_two_gateways_admit_what_one_would(tmp_path, limits):
     assert sum(counts) == 40  # the store's clock stands still
 
 
+async def test_a_store_that_no_route_names_is_opened_for_whoever_else_wants_it(gateway):
+    gateway.keeper.wants("identity", ["redis:6379"])
+    async with running(gateway):
+        await asyncio.sleep(0.05)
+        assert gateway.opened == ["redis:6379"]
+        gateway.serve(route())
+        gateway.keeper.route_changed(route(), None)
+        await asyncio.sleep(0.05)
+        assert [one.address for one in gateway.keeper.states()] == ["redis:6379"]
+
+
 async def test_every_gateway_that_lives_is_counted(tmp_path, limits):
     gateways = [Gateway(tmp_path, MemoryStore(limits, name), name) for name in ("a", "b", "c")]
     for each in gateways:

@@ -81,7 +81,7 @@ def test_a_limit_admits_its_burst_and_then_says_when_to_come_back(limiter, clock
     limited = route(limit("per-minute", amount=6, seconds=60, burst=3))
     assert admitted(limiter, limited) == 3
     refused = refusal(limiter, limited)
-    assert refused.message == "Limit `per-minute` of 6 requests in 60 s is reached. Try again in 10.0 s."
+    assert refused.message == "Limit `per-minute` of the route, 6 requests in 60 s, is reached. Try again in 10.0 s."
     assert refused.retry_after == pytest.approx(10.0)
     assert (refused.status, refused.retryable, refused.limit) == (429, True, "per-minute")
     clock.pass_seconds(9.9)

@@ -11,6 +11,7 @@ from _fastpath.adapters import Adapters
 from _fastpath.load import Load
 from _fastpath.prefix_index import PrefixIndex
 from _fastpath.scanner import scan
+from _fastpath.token_bucket import TokenBuckets
 from gateway.datastore.model import Limit, Match, PrefixCache, Rule, Server, StringMatch, Target, Traffic
 from gateway.datastore.model import Route as RouteModel
 from gateway.dispatch import waiter_of
@@ -217,7 +218,7 @@ async def test_a_rate_limit_is_told_and_counted_with_its_name(tmp_path):
     _, status, headers, text = await request(fleet)
     assert (status, error(text)["type"]) == (429, "rate_limit_error")
     assert 59 <= int(headers["retry-after"]) <= 60
-    labels = {"route": "default/r", "limit": "per-minute", "decision": "refused"}
+    labels = {"route": "default/r", "scope": "route", "limit": "per-minute", "decision": "refused"}
     assert counted(fleet, "penstock_ratelimit_decisions_total", **labels) == 1
     check_released(fleet)
 
@@ -586,6 +587,34 @@ async def test_whoever_leaves_while_it_waits_frees_its_place_and_takes_no_endpoi
     assert (exchange.status, exchange.tried) == (499, ())
     assert counted(fleet, "penstock_queue_duration_seconds_count", outcome="left") == 1
     assert counted(fleet, "penstock_client_cancelled_total", phase="queued") == 1
+    protocol.left.set()
+    await first
+    check_released(fleet)
+
+
+@pytest.mark.parametrize("how", ["left", "late"])
+async def test_whoever_goes_without_an_endpoint_has_everything_back_of_its_limits(tmp_path, how):
+    kinds = ("requests", "input", "output")
+    limits = tuple(Limit(kind, kind, 1e4, 30 * 86_400.0, 1e4) for kind in kinds)
+    fleet = Fleet(tmp_path, endpoints=1, server=FULL_WITH_ONE, routes=[route(limits=limits)])
+    first, protocol = await held(fleet)
+    buckets = TokenBuckets(fleet.memory)
+
+    def available():
+        return [buckets.available(number, time.monotonic_ns()) for number in range(3)]
+
+    before = available()
+    waiting = Protocol(chat())
+    headers = {"x-stainless-read-timeout": "0.2"} if how == "late" else {}
+    second = asyncio.ensure_future(request(fleet, protocol=waiting, headers=headers))
+    await asyncio.sleep(0.05)
+    assert [had - left > 0.9 for had, left in zip(before, available(), strict=True)] == [True] * 3
+    if how == "left":
+        waiting.is_gone = True
+        waiting.left.set()
+    exchange, *_ = await asyncio.wait_for(second, 5)
+    assert exchange.status == (499 if how == "left" else 429)
+    assert available() == pytest.approx(before, abs=0.1)  # not even the request is counted
     protocol.left.set()
     await first
     check_released(fleet)

@@ -436,3 +436,18 @@ def test_the_state_says_who_waits_and_how_the_issuer_s_keys_stand(supervisor):
     gauges = {name: values for name, _, values in state.gauges()}
     assert [value for _, value in gauges["penstock_issuer_keys"]] == [2, 2]
     assert len(gauges["penstock_issuer_keys_age_seconds"]) == 1
+
+
+async def test_explain_expects_as_much_output_as_a_worker_does(tmp_path):
+    settings = Settings(expected_output_tokens=100)
+    fleet = Fleet(tmp_path, settings=settings)
+    explainer = Explainer(fleet.memory, settings)
+    expected = [explainer.explain(fleet.replica.world, chat(), CHAT, {})["output_tokens"]]
+    for _ in range(20):
+        fleet.pipeline._estimates.learn(("default/r", "m", "chat"), 1000, -1, 1)
+        expected.append(explainer.explain(fleet.replica.world, chat(), CHAT, {})["output_tokens"])
+        assert expected[-1] == fleet.pipeline._estimates.expected(("default/r", "m", "chat"), -1, 1)
+    assert expected == sorted(expected)
+    assert (expected[0], expected[-1] > 500) == (100, True)
+    other = explainer.explain(fleet.replica.world, b'{"model": "m", "prompt": "x"}', "/v1/completions", {})
+    assert other["output_tokens"] == 100

@@ -138,6 +138,44 @@ async def test_what_will_never_come_is_not_waited_for(room):
         await task
 
 
+async def waiting_tags(room, server, tenant="a"):
+    """The tag of the tenant's next request, which leaves again."""
+    one = server.waiter("next", tenant=tenant)
+    (task,) = await waiting(room, one)
+    tag = one.tag
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return tag
+
+
+@pytest.mark.parametrize("how", ["left", "late", "refused"])
+async def test_who_goes_without_an_endpoint_has_its_tenant_s_share_back(memory, clock, how):
+    room = make_room(memory, clock, longest=4)
+    server, other = Server(), Server()
+    stays = await waiting(room, other.waiter("z", tenant="z"))
+    assert await waiting_tags(room, server) == 0.0
+    goes, behind = (server.waiter(name, deadline=deadline) for name, deadline in (("goes", 105.0), ("behind", 1e9)))
+    goes.tokens = 64.0
+    went, stayed = await waiting(room, goes, behind)
+    assert (goes.tag, behind.tag) == (0.0, 64.0)
+    assert await waiting_tags(room, server) == 65.0
+    if how == "left":
+        went.cancel()
+    elif how == "late":
+        clock.now = 106.0
+    else:
+        goes.place = lambda is_owed: (_ for _ in ()).throw(NoEndpoint("gone"))
+        other.places = 1
+        room.move("s")
+    await asyncio.wait_for(asyncio.gather(went, return_exceptions=True), 5)
+    assert behind.tag == 0.0
+    assert await waiting_tags(room, server) == 1.0
+    assert goes.outcome == how
+    for task in (stayed, *stays):
+        task.cancel()
+    await asyncio.gather(stayed, *stays, return_exceptions=True)
+
+
 async def test_without_seconds_nobody_waits(memory, clock):
     room = make_room(memory, clock, seconds=0.0)
     with pytest.raises(QueueFull):
