@@ -291,8 +291,8 @@ def _prefix_faults(cache: PrefixCacheSpec) -> Iterator[Fault]:
         if not 1 <= cache.blocks_of <= LARGEST_TOKEN_BLOCK:
             message = f"must be the engine's block size, 1 to {LARGEST_TOKEN_BLOCK} tokens, not {cache.block_size}"
             yield Fault(f"{here}.blockSize", message)
-        if not cache.tokenizer.startswith("/"):
-            message = "mode `tokens` needs the folder of tokenizer.json and the chat template, as an absolute path"
+        if cache.tokenizer and not cache.tokenizer.startswith("/"):
+            message = "must be the folder of tokenizer.json and the chat template, as an absolute path; without it engines are asked"
             yield Fault(f"{here}.tokenizer", message)
     elif not 8 <= cache.blocks_of <= 65536:
         yield Fault(f"{here}.blockSize", f"must be 8 to 65536 bytes, not {cache.block_size}")

@@ -42,6 +42,19 @@ def test_a_plugin_is_asked_at_every_choice_and_its_faults_fail_nothing(gateway):
     assert gateway.stderr.count("the score of plugin mine failed and is passed over") == 1
 
 
+def test_an_explanation_asks_plugins_and_shows_what_they_do_wrong(gateway):
+    (server,) = gateway.explain(chat("x"))["servers"]
+    assert server["choice"] == "default/engine-2"
+    added = {one["endpoint"]: one["plugins"]["mine"] for one in server["candidates"]}
+    assert added == {"default/engine-1": 0.0, "default/engine-2": 100.0, "default/engine-3": 0.0}
+    counted = gateway.admin("/metrics").count(b"penstock_plugin_errors_total{")
+    failing = json.loads(gateway.admin("/debug/explain", json.dumps(chat("x")).encode(), {"x-fail": "1"}))
+    (server,) = failing["servers"]
+    assert server["plugins"][0]["errors"] == {"score": "RuntimeError: as told"}
+    assert server["choice"] is not None
+    assert gateway.admin("/metrics").count(b"penstock_plugin_errors_total{") == counted
+
+
 def test_the_log_says_how_an_endpoint_was_chosen(gateway):
     reply = ask(gateway.port, chat("logged", max_tokens=1), CHAT, headers={"x-request-id": "shown"})
     wait_until(lambda: "shown" in lines(gateway), 5)

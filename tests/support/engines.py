@@ -81,7 +81,7 @@ class Engines:
 
     def fault(self, position, **content):
         """Let an engine misbehave."""
-        self.engines[position].faults.add(content)
+        self.engines[position].faults.add(json.dumps(content).encode())
 
     def heal(self):
         """No engine misbehaves any more."""

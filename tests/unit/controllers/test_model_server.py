@@ -179,7 +179,6 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
         (SESSION + "{headers: [a b]}}]}", "spec.scheduling.scorers[0].args.headers"),
         (SESSION + "{loadBound: 0.5}}]}", "spec.scheduling.scorers[0].args.loadBound"),
         (SESSION + "{header: [a]}}]}", "spec.scheduling.scorers[0].args.header"),
-        (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 1}}", "spec.prefixCache.tokenizer"),
         (
             ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: models/m, events: {port: 1}}",
             "spec.prefixCache.tokenizer",
@@ -254,6 +253,7 @@ def test_arguments_of_the_reference_system_that_are_said_elsewhere_are_refused_w
         ("endpoints: [{name: e, address: a, events: {port: 1}}]", ["spec.endpoints[0].events"]),
         ("endpoints: [{name: e, address: a, role: prefill}]", ["spec.endpoints[0].role"]),
         (ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1}}", []),
+        (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 1}}", []),
         (
             "endpoints: [{name: e, address: a, events: {port: 1, replayPort: 2}}]\n"
             "prefixCache: {mode: tokens, tokenizer: /m, blockSize: 128}",
