@@ -106,6 +106,7 @@ def _scheduling(spec: SchedulingSpec) -> model.Scheduling:
         prefix_blocks=args.get("prefix-cache", {}).get("maxBlocksToMatch", 0),
         kvcache_blocks=args.get("kvcache-aware", {}).get("maxBlocksToMatch", 0),
         adapter_seconds=seconds(spec.adapter_load) or 0,
+        adapter_filter=any(one.name == "lora-affinity" for one in spec.filters),
         plugins=tuple(model.PluginSpec(one.name, one.weight, one.args) for one in spec.plugins),
     )
 

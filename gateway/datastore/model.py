@@ -94,6 +94,7 @@ class Scheduling(Struct, frozen=True, omit_defaults=True, gc=False):
     prefix_blocks: int = 0
     kvcache_blocks: int = 0
     adapter_seconds: float = 0.5
+    adapter_filter: bool = False
     plugins: tuple[PluginSpec, ...] = ()
 
 

@@ -10,6 +10,7 @@ from tests.support.engines import Engines
 from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
 
+FILTER = {"policy": "weighted", "scorers": [{"name": "random"}], "filters": [{"name": "lora-affinity"}]}
 PLUGIN = {"plugins": [{"name": "mine", "weight": 100, "args": {"endpoint": "default/engine-2"}}]}
 
 
@@ -78,3 +79,22 @@ def test_a_request_for_an_adapter_goes_where_another_runs_with_it(gateway):
         for number in range(4):
             reply = ask(gateway.port, chat(f"next {number}", model="demo-sql", max_tokens=1), CHAT)
             assert reply.endpoint == running
+
+
+def test_the_adapter_filter_leaves_out_engines_that_are_taken_by_another(tmp_path):
+    with Engines(2, adapters=("demo-sql", "demo-law")) as engines:
+        text = config.server("demo", engines.ports, scheduling=FILTER)
+        text += config.route("demo", loraAdapters=["demo-sql", "demo-law"])
+        with Gateway(tmp_path, {"a.yaml": text}) as gateway, Connection(gateway.port) as connection:
+            connection.send(request_bytes(chat("long", model="demo-law", stream=True, max_tokens=3000)))
+            taken = f"default/{connection.read_head().endpoint}"
+
+            def filtered():
+                (found,) = gateway.explain(chat("other", model="demo-sql"))["servers"]
+                return {one["endpoint"]: one["filtered"] for one in found["candidates"]}
+
+            wait_until(lambda: filtered()[taken] == "without_adapter", 10)
+            assert sorted(filtered().values()) == ["", "without_adapter"]
+            for number in range(6):
+                reply = ask(gateway.port, chat(f"next {number}", model="demo-sql", max_tokens=1), CHAT)
+                assert (reply.status, f"default/{reply.endpoint}" == taken) == (200, False)

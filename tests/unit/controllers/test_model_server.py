@@ -150,6 +150,12 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
         ),
         (ENDPOINTS + "scheduling: {scorers: [{name: random}]}", "spec.scheduling.policy"),
         (ENDPOINTS + "scheduling: {filters: [{name: least-request}]}", "spec.scheduling.policy"),
+        (ENDPOINTS + "scheduling: {filters: [{name: lora-affinity}]}", "spec.scheduling.policy"),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}],"
+            " filters: [{name: lora-affinity, args: {maxWaitingRequests: 5}}]}",
+            "spec.scheduling.filters[0].args.maxWaitingRequests",
+        ),
         (ENDPOINTS + "scheduling: {policy: weighted}", "spec.scheduling.scorers"),
         (
             ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: kvcache-aware}]}",
