@@ -72,6 +72,7 @@ def endpoint_of(item: ModelServer, spec: EndpointSpec) -> model.Endpoint:
         group=spec.group,
         events_port=events.port if events is not None else 0,
         replay_port=(events.replay_port or 0) if events is not None else 0,
+        events_ranks=events.ranks if events is not None else 1,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from simulator.tokenizer import FolderTokenizer
 from tests.support import config
 from tests.support.client import ask, chat
-from tests.support.engines import Engines
+from tests.support.engines import Engines, neighbouring_ports
 from tests.support.gateway import Gateway
 from tests.support.tokenizer import make_tokenizer
 from tests.support.waiting import wait_until
@@ -231,6 +231,36 @@ def test_an_engine_that_tokenises_slowly_is_not_waited_for(engines, tmp_path):
             wait_until(lambda: outcomes(gateway) == {"engine_late": 1})
         finally:
             engines.heal()
+
+
+def test_what_any_rank_of_an_engine_holds_counts_until_all_have_given_it_away(folder, tmp_path):
+    """The second engine stands for the second rank of the first: it publishes at the ports behind."""
+    first = neighbouring_ports(4)
+    made = Engines(2, speed=10, kv_events=True, words=FolderTokenizer(folder), block_size=BLOCK)
+    made.event_ports = [(first + rank, first + 2 + rank) for rank in range(2)]
+    with made as engines:
+        cache = {"mode": "tokens", "tokenizer": str(folder), "blockSize": BLOCK}
+        events = {"port": first, "replayPort": first + 2, "ranks": 2}
+        one = {"name": "engine-1", "address": "127.0.0.1", "port": engines.ports[0], "events": events}
+        spec = {"inferenceEngine": "vLLM", "endpoints": [one], "prefixCache": cache}
+        text = config.document("ModelServer", "demo", spec) + config.route("demo")
+        with Gateway(tmp_path, {"demo.yaml": text}) as gateway:
+            wait_until(lambda: followed(gateway, 2))
+            assert {(row["endpoint"], row["rank"]) for row in gateway.state()["kv_events"]} == {
+                ("default/engine-1", 0),
+                ("default/engine-1", 1),
+            }
+            body, other = chat(f"ranks {LONG}", max_tokens=2), chat(f"other {LONG}", max_tokens=2)
+            directly(engines, 1, body)
+            wait_until(lambda: expected(gateway, body, "engine-1") > 300)
+            directly(engines, 0, body)
+            directly(engines, 0, other)
+            wait_until(lambda: expected(gateway, other, "engine-1") > 300)
+            engines.stop(0)
+            wait_until(lambda: expected(gateway, other, "engine-1") < 3 * BLOCK)
+            assert expected(gateway, body, "engine-1") > 300
+            engines.stop(1)
+            wait_until(lambda: expected(gateway, body, "engine-1") == 0)
 
 
 @pytest.mark.thorough

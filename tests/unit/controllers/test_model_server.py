@@ -197,6 +197,27 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
         ),
         ("endpoints: [{name: e, address: a, events: {port: 70000}}]", "spec.endpoints[0].events.port"),
         (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1, ranks: 65}}",
+            "spec.prefixCache.events.ranks",
+        ),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 65530, ranks: 7}}",
+            "spec.prefixCache.events.ranks",
+        ),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1, ranks: 0}}",
+            "spec.prefixCache.events.ranks",
+        ),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 5557, replayPort: 5558, ranks: 2}}",
+            "spec.prefixCache.events.replayPort",
+        ),
+        (
+            "endpoints: [{name: e, address: 10.0.0.1, events: {port: 5560, replayPort: 5557, ranks: 4}}]\n"
+            "prefixCache: {mode: tokens}",
+            "spec.endpoints[0].events.replayPort",
+        ),
+        (
             ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1}, blockSize: 8193}",
             "spec.prefixCache.blockSize",
         ),
@@ -260,6 +281,8 @@ def test_arguments_of_the_reference_system_that_are_said_elsewhere_are_refused_w
         ("endpoints: [{name: e, address: a, role: prefill}]", ["spec.endpoints[0].role"]),
         (ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1}}", []),
         (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 1}}", []),
+        (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 5557, replayPort: 5565, ranks: 8}}", []),
+        (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 65528, ranks: 8}}", []),
         (
             "endpoints: [{name: e, address: a, events: {port: 1, replayPort: 2}}]\n"
             "prefixCache: {mode: tokens, tokenizer: /m, blockSize: 128}",
