@@ -3,6 +3,7 @@
 # An open-addressing table with linear probing, at most three quarters full; a removal moves back what stands behind it, so that there are
 # no tombstones. It doubles up to its limit, beyond which blocks are left out: a cache hit less, never more memory.
 from libc.stdint cimport uint32_t, uint64_t
+from _fastpath.chain_ranks cimport ChainRanks
 from _fastpath.prefix_index cimport PrefixIndex
 
 cdef enum:
@@ -28,6 +29,8 @@ cdef class KVBlocks:
     cdef int shift                # of a name's 64 bits, to its place
     cdef size_t count
     cdef readonly size_t limit
+    cdef ChainRanks ranks         # of the engine when it has several, else None
+    cdef uint64_t rank            # this one's bit
     cdef BlockName* names         # of the event that is being applied
     cdef uint64_t* chains
     cdef uint32_t* tokens

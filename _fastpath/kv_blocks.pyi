@@ -7,6 +7,7 @@ An engine's events name blocks by hashes that only it can make; with their token
 from collections.abc import Sequence
 from typing import final
 
+from _fastpath.chain_ranks import ChainRanks
 from _fastpath.prefix_index import PrefixIndex
 
 @final
@@ -15,8 +16,17 @@ class KVBlocks:
     """Most blocks that are kept; 32 bytes each and at most as much again."""
     places: int
     """Places of the table, 32 bytes each."""
-    def __init__(self, index: PrefixIndex, key: tuple[int, int], limit: int = 1 << 21) -> None:
-        """``key``: the hash key of the shared memory that ``index`` lies in."""
+    def __init__(
+        self,
+        index: PrefixIndex,
+        key: tuple[int, int],
+        limit: int = 1 << 21,
+        ranks: ChainRanks | None = None,
+        rank: int = 0,
+    ) -> None:
+        """``key``: the hash key of the shared memory that ``index`` lies in. ``ranks``: shared by all ranks of an engine that has several,
+        of which this is ``rank``: what another one holds stays in the index. Raises ValueError for a rank that is none.
+        """
 
     def store(
         self,
@@ -50,7 +60,13 @@ class KVBlocks:
         Returns the place to go on from, 0 after the last.
         """
 
+    def release(self, slot: int, first: int, places: int) -> int:
+        """Let the index forget what stands at these places of the table, unless another rank holds it. :meth:`clear` comes after the last.
+
+        Returns the place to go on from, 0 after the last. In between nothing may be stored, removed or refreshed.
+        """
+
     def clear(self) -> None:
-        """Forget all blocks, here alone: the caller lets the index forget the slot."""
+        """Forget all blocks, here alone: the caller lets the index forget the slot, or has released them."""
 
     def __len__(self) -> int: ...

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free, realloc
 
 from _fastpath.block_hash cimport penstock_expand_key, penstock_hash
+from _fastpath.chain_ranks cimport MOST_RANKS
 
 cdef extern from *:
     """
@@ -34,13 +35,17 @@ cdef class KVBlocks:
         self.tokens = NULL
         self.places = self.count = self.event_blocks = self.event_tokens = 0
 
-    def __init__(self, PrefixIndex index not None, tuple key not None, size_t limit=1 << 21):
+    def __init__(self, PrefixIndex index not None, tuple key not None, size_t limit=1 << 21, ChainRanks ranks=None, long rank=0):
         if not 1 <= limit <= 1 << 32:
             raise ValueError("limit must be 1 to 2^32")
+        if not 0 <= rank < MOST_RANKS:
+            raise ValueError(f"rank {rank} is not 0 to {MOST_RANKS - 1}")
         low, high = key
         penstock_expand_key(low, high, self.key)
         self.index = index
         self.limit = limit
+        self.ranks = ranks
+        self.rank = <uint64_t>1 << rank
         free(self.blocks)
         self.blocks = <HeldBlock*>calloc(FIRST_PLACES, sizeof(HeldBlock))
         if self.blocks == NULL:
@@ -148,6 +153,8 @@ cdef class KVBlocks:
             if (self.count + 1) * 4 > self.places * 3:
                 self._grow()
                 place = self._place(name)
+            if self.ranks is not None:
+                self.ranks.add_rank(chain, self.rank)
             self.blocks[place].name = name
             self.blocks[place].chain = chain
             self.count += 1
@@ -239,7 +246,7 @@ cdef class KVBlocks:
                 self.blocks[place].tiers &= ~tier
             else:
                 self.chains[gone] = self.blocks[place].chain
-                gone += 1
+                gone += self.ranks is None or self.ranks.drop_rank(self.chains[gone], self.rank)
                 self._take_out(place)
         self.index.discard_blocks(self.chains, gone, slot)
         return known
@@ -255,6 +262,20 @@ cdef class KVBlocks:
                 filled += 1
             if filled == BATCH or (i + 1 == last and filled > 0):
                 self.index.learn_blocks(batch, filled, slot, <uint32_t>now, 0)
+                filled = 0
+        return last if last < self.places else 0
+
+    def release(self, uint64_t slot, size_t first, size_t places):
+        cdef uint64_t batch[BATCH]
+        cdef size_t i, filled = 0, last = min(self.places, first + min(places, self.places))
+        if slot >= self.index.memory.header.slots:
+            raise IndexError(f"slot {slot} of {self.index.memory.header.slots}")
+        for i in range(first, last):
+            if self.blocks[i].tiers != 0 and (self.ranks is None or self.ranks.drop_rank(self.blocks[i].chain, self.rank)):
+                batch[filled] = self.blocks[i].chain
+                filled += 1
+            if filled == BATCH or (i + 1 == last and filled > 0):
+                self.index.discard_blocks(batch, filled, slot)
                 filled = 0
         return last if last < self.places else 0
 

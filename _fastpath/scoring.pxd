@@ -17,6 +17,7 @@ cdef enum Reason:                 # why an endpoint is no candidate
     GONE                          # its slot belongs to another endpoint by now
     EJECTED                       # it failed lately
     LEFT_OUT                      # by the caller
+    WITHOUT_ADAPTER               # the lora-affinity filter
 
 cdef enum:                        # scores
     LEAST_REQUEST = 0
@@ -77,6 +78,7 @@ cdef class Policy:
     cdef readonly double adapter_seconds
     cdef readonly uint32_t prefix_blocks
     cdef readonly uint32_t kvcache_blocks
+    cdef readonly bint adapter_filter
 
 cdef class Pool:
     cdef Candidate* candidates
@@ -126,7 +128,9 @@ cdef class Scheduler:
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens,
                              double now) noexcept nogil
     cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session, bint by_token) noexcept nogil
-    cdef void _look_at_adapters(self, Pool pool, uint64_t adapter, const double* values) noexcept nogil
+    cdef void _look_at_adapters(self, Pool pool, uint64_t adapter) noexcept nogil
+    cdef void _leave_out_without_adapter(self, Pool pool) noexcept nogil
+    cdef double _untold(self, Pool pool, const double* values) noexcept nogil
     cdef long _session_owner(self, Pool pool, Policy policy, uint64_t session) noexcept nogil
     cdef long _pick(self, Pool pool) noexcept nogil
     cdef long _pick_and_claim(self, Pool pool, long chosen, double now) noexcept nogil

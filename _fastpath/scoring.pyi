@@ -68,6 +68,7 @@ class Policy:
     adapter_seconds: float
     prefix_blocks: int
     kvcache_blocks: int
+    adapter_filter: bool
     def __init__(
         self,
         *,
@@ -82,6 +83,7 @@ class Policy:
         adapter_seconds: float = 0.5,
         prefix_blocks: int = 0,
         kvcache_blocks: int = 0,
+        adapter_filter: bool = False,
     ) -> None:
         """``weights`` by the names of :data:`SCORES_BY_NAME`, for ``by_cost=False``.
 
@@ -90,7 +92,8 @@ class Policy:
         with that many waiting requests is left out; 0 is off. ``latency_factor``: share of the first token in least-latency.
         ``session_bound``: an endpoint with so many times the mean of requests in flight does not get its sessions' requests.
         ``adapter_seconds``: what the loading of an adapter takes, by cost. ``prefix_blocks``, ``kvcache_blocks``: first blocks of a prompt
-        that count in prefix-cache and kvcache-aware, 0 for all.
+        that count in prefix-cache and kvcache-aware, 0 for all. ``adapter_filter``: the lora-affinity filter, for requests with an adapter:
+        where candidates have it loaded, or room for it, those are left out that say that they have neither.
         """
 
 @final

@@ -3,7 +3,7 @@ from libc.math cimport INFINITY, isnan
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from _fastpath.adapters cimport UNTOLD, Adapters
+from _fastpath.adapters cimport LOADED, QUEUED, ROOM, TAKEN, UNTOLD, Adapters
 from _fastpath.hashing cimport BlockHashes
 from _fastpath.health cimport DUE, OUT, SERVING, STATE_BITS, WARMING
 from _fastpath.load cimport RECENT_SECONDS, EngineMetrics, LoadSum
@@ -13,7 +13,7 @@ import secrets
 
 from _fastpath.adapters import AFFINITIES as _AFFINITIES
 
-REASONS = ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected", "left_out")
+REASONS = ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected", "left_out", "without_adapter")
 SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix-cache": 3, "random": 4, "session": 5,
                   "kvcache-aware": 6, "lora-affinity": 7}
 
@@ -65,7 +65,7 @@ cdef class Policy:
     def __init__(self, *, bint by_cost=True, weights=None, double stale_after=5.0, double maximum_waiting=0.0,
                  double prefill_tokens_per_second=8000.0, double decode_seconds_per_request=0.00035,
                  double latency_factor=0.5, double session_bound=1.25, double adapter_seconds=0.5,
-                 uint32_t prefix_blocks=0, uint32_t kvcache_blocks=0):
+                 uint32_t prefix_blocks=0, uint32_t kvcache_blocks=0, bint adapter_filter=False):
         cdef int i
         self.by_cost = by_cost
         for i in range(SCORES):
@@ -88,6 +88,7 @@ cdef class Policy:
         self.adapter_seconds = adapter_seconds
         self.prefix_blocks = prefix_blocks
         self.kvcache_blocks = kvcache_blocks
+        self.adapter_filter = adapter_filter
         self.stale_after = stale_after
         self.maximum_waiting = maximum_waiting
         self.prefill_tokens_per_second = prefill_tokens_per_second
@@ -316,18 +317,41 @@ cdef class Scheduler:
                 if share < largest:
                     c.running = (c.running + 1) * largest / share - 1
 
-    # How each candidate stands to the adapter; the mean of the values of those that say stands for those that do not.
-    cdef void _look_at_adapters(self, Pool pool, uint64_t adapter, const double* values) noexcept nogil:
+    # How each stands to the adapter that is asked for.
+    cdef void _look_at_adapters(self, Pool pool, uint64_t adapter) noexcept nogil:
+        cdef size_t i
+        cdef Candidate* c
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            c.affinity = self.adapters.affinity(c.slot, c.generation, adapter) if c.fresh else UNTOLD
+
+    # Where any candidate has the adapter, or room for it, those go that say that they have neither. Who does not say may have it.
+    cdef void _leave_out_without_adapter(self, Pool pool) noexcept nogil:
+        cdef size_t i, able = 0
+        cdef Candidate* c
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            able += c.reason == CANDIDATE and (c.affinity == LOADED or c.affinity == ROOM)
+        if able == 0:
+            return
+        for i in range(pool.count):
+            c = &pool.candidates[i]
+            if c.reason == CANDIDATE and (c.affinity == QUEUED or c.affinity == TAKEN):
+                c.reason = WITHOUT_ADAPTER
+                if self.due == <long>i:
+                    self.due = -1
+
+    # The mean of the values of those candidates that say how they stand to the adapter: it stands for those that do not.
+    cdef double _untold(self, Pool pool, const double* values) noexcept nogil:
         cdef size_t i, told = 0
         cdef double total = 0
         cdef Candidate* c
         for i in range(pool.count):
             c = &pool.candidates[i]
-            c.affinity = self.adapters.affinity(c.slot, c.generation, adapter) if c.fresh else UNTOLD
             if c.reason == CANDIDATE and c.affinity != UNTOLD:
                 told += 1
                 total += values[<int>c.affinity]
-        pool.untold = total / told if told > 0 else 0
+        return total / told if told > 0 else 0
 
     # Takes out whom the caller does not want. Returns how many candidates there are.
     cdef size_t _leave_out(self, Pool pool, size_t candidates) noexcept nogil:
@@ -585,13 +609,16 @@ cdef class Scheduler:
             candidates = self._leave_out(pool, candidates)
         if candidates == 0:
             return -1
+        pool.for_adapter = adapter != 0
+        if pool.for_adapter:
+            self._look_at_adapters(pool, adapter)
+            if policy.adapter_filter:
+                self._leave_out_without_adapter(pool)
+            pool.untold = self._untold(pool, &AFFINITY_LOADS[0] if policy.by_cost else &AFFINITY_SCORES[0])
         self.oldest = 0 if by_token else self._oldest(pool, now)
         if blocks > 0:
             self.prefixes.match_pool(hashes, blocks, &pool.pages, pool.matched, self.oldest)
         pool.by_cost = policy.by_cost
-        pool.for_adapter = adapter != 0
-        if pool.for_adapter:
-            self._look_at_adapters(pool, adapter, &AFFINITY_LOADS[0] if policy.by_cost else &AFFINITY_SCORES[0])
         if policy.by_cost:
             self._score_by_cost(pool, policy, blocks, prompt_tokens, output_tokens, now)
         else:

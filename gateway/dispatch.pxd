@@ -9,7 +9,7 @@ cdef class Dispatcher:
     cdef object _client
     cdef RequestMetrics _metrics
     cdef object _room
-    cdef object _tokens
+    cdef object _tokens, _engine_tokens
     cdef bint _forwards_authorization
     cdef object _in_flight
     cdef object _clock

@@ -24,7 +24,8 @@ from gateway.scheduling.health import HealthNotes
 from gateway.scheduling.place import Placer, adapter_of, session_named, session_of
 from gateway.scheduling.plugins import Asked, adjustments_of
 from gateway.scheduling.waiting_room import WaitingRoom
-from gateway.tokens.service import PromptTokens
+from gateway.tokens.engine_tokens import EngineTokens
+from gateway.tokens.service import NO_TOKENIZER, PromptTokens, Tokenised
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.connection import Answer
 from gateway.upstream.retry import RetryBudget
@@ -47,6 +48,7 @@ class Dispatcher:
         metrics: RequestMetrics,
         room: WaitingRoom,
         tokens: PromptTokens,
+        engine_tokens: EngineTokens,
         forwards_authorization: bool,
         in_flight: Callable[[], int],
         clock: Callable[[], float],
@@ -58,6 +60,7 @@ class Dispatcher:
         self._metrics = metrics
         self._room = room
         self._tokens = tokens
+        self._engine_tokens = engine_tokens
         self._forwards_authorization = forwards_authorization
         self._in_flight = in_flight
         self._clock = clock
@@ -126,7 +129,9 @@ class Dispatcher:
         server = exchange.server
         assert server is not None
         assert exchange.matched is not None
-        found = await self._tokens.of(server.server.prefix_cache.tokenizer, exchange.path, exchange.body)
+        found: Tokenised = await self._tokens.of(server.server.prefix_cache.tokenizer, exchange.path, exchange.body)
+        if found.outcome == NO_TOKENIZER:
+            found = await self._engine_tokens.of(server, exchange.path, exchange.body, exchange.matched.is_adapter)
         self._metrics.tokenised(server.server.name, found.outcome)
         if found.ids is None:
             return None
@@ -207,15 +212,8 @@ class Dispatcher:
             adapter,
             narrow,
         )
-        asked = Asked(
-            exchange.model,
-            exchange.path,
-            exchange.tenant,
-            exchange.prompt_tokens,
-            exchange.output_tokens,
-            len(exchange.hashes) if exchange.hashes is not None else 0,
-            exchange.header,
-        )
+        blocks = len(exchange.hashes) if exchange.hashes is not None else 0
+        asked = asked_of(exchange, exchange.prompt_tokens, blocks)
         names = [(one.endpoint.name, one.endpoint.address) for one in server.endpoints]
         return adjustments_of(server.plugins, asked, names, seen)
 
@@ -255,6 +253,19 @@ class Dispatcher:
         """The first retry goes to another endpoint at once; further ones wait, longer each time, with jitter."""
         if attempt > 1 and interval > 0:
             await asyncio.sleep(interval * 2 ** (attempt - 2) * (0.5 + self._random() / 2))
+
+
+def asked_of(exchange: Exchange, prompt_tokens: int, blocks: int) -> Asked:
+    """A request as plugins see it."""
+    return Asked(
+        exchange.model,
+        exchange.path,
+        exchange.tenant,
+        prompt_tokens,
+        exchange.output_tokens,
+        blocks,
+        exchange.header,
+    )
 
 
 def waiter_of(exchange: Exchange, place: Callable[[bool], None]) -> Waiter:

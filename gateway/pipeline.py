@@ -35,6 +35,7 @@ from gateway.routing.split import split
 from gateway.scheduling.place import Placer
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
+from gateway.tokens.engine_tokens import EngineTokens
 from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import UpstreamClient
 from gateway.waiting import Run
@@ -105,6 +106,7 @@ class Pipeline:
             parts.metrics,
             parts.room,
             parts.tokens,
+            EngineTokens(parts.settings.tokens, parts.client, parts.placer.is_serving, parts.clock),
             parts.settings.identity.forward_authorization,
             lambda: self.in_flight,
             parts.clock,

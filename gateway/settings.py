@@ -114,6 +114,8 @@ class Tokens(Struct, frozen=True, kw_only=True):
     """Threads a worker."""
     cache_characters: int = 64 << 20
     """Text of conversations, a tokenizer and worker, whose ids are remembered. A character costs about 4 bytes in all."""
+    engine_requests: int = 8
+    """Prompts that engines tokenise at once for a worker, where no tokenizer is on its disk; 0: none (docs/prefix-cache.md)."""
 
 
 class Redis(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ Kind = Literal[
     "stall_after",  # send nothing more after so many events
     "hang",  # never answer
     "slow_metrics",  # /metrics answers only after so many seconds
+    "bad_tokenize",  # /tokenize answers with this status, after so many seconds
 ]
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _AT_FIELD = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*?)`)?$", re.DOTALL)
@@ -63,10 +64,11 @@ class Faults:
         """No faults any more."""
         self._waiting.clear()
 
-    def take(self, metrics: bool = False) -> Fault | None:
-        """The fault for this request, if any."""
+    def take(self, metrics: bool = False, tokenize: bool = False) -> Fault | None:
+        """The fault for this request, if any: of answers, unless it is one for ``/metrics`` or ``/tokenize``."""
+        wanted = (metrics, tokenize)
         for fault in self._waiting:
-            if (fault.kind == "slow_metrics") is metrics and fault.count != 0:
+            if (fault.kind == "slow_metrics", fault.kind == "bad_tokenize") == wanted and fault.count != 0:
                 if fault.count > 0:
                     fault.count -= 1
                 return fault

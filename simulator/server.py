@@ -288,6 +288,10 @@ class SimulatedEngine:
         return web.json_response({"object": "list", "model": body["model"], "data": data, "usage": usage})
 
     async def _tokenize(self, http: web.Request) -> web.StreamResponse:
+        fault = self.faults.take(tokenize=True)
+        if fault is not None:
+            await asyncio.sleep(fault.seconds)
+            raise Refusal(fault.status, "as told")
         body = await self._body(http)
         make = bodies.chat_prompt if "messages" in body else bodies.completion_prompts
         prompts = make(body, self.options.words)

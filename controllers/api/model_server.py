@@ -17,6 +17,8 @@ _TOKENS_ALONE = f"{NOT_DONE} unless prefixCache.mode is `tokens`"
 LONGEST_EJECTION = 86400.0
 DEFAULT_BLOCKS = {"text": 64, "tokens": 16, "off": 64}
 LARGEST_TOKEN_BLOCK = 8192
+LARGEST_PORT = 65535
+MOST_RANKS = 64
 DEFAULT_PORTS = {"vLLM": 8000, "SGLang": 30000}
 
 
@@ -87,10 +89,14 @@ class KVConnector(Strict, frozen=True):
 
 
 class EventPorts(Strict, frozen=True):
-    """Where an engine publishes its KV events."""
+    """Where an engine publishes its KV events.
+
+    Each of its data-parallel ``ranks`` has ports of its own: ``port`` + rank, ``replayPort`` + rank.
+    """
 
     port: int
     replay_port: int | None = None
+    ranks: int = 1
 
 
 class EndpointSpec(Strict, frozen=True):
@@ -291,20 +297,35 @@ def _prefix_faults(cache: PrefixCacheSpec) -> Iterator[Fault]:
         if not 1 <= cache.blocks_of <= LARGEST_TOKEN_BLOCK:
             message = f"must be the engine's block size, 1 to {LARGEST_TOKEN_BLOCK} tokens, not {cache.block_size}"
             yield Fault(f"{here}.blockSize", message)
-        if not cache.tokenizer.startswith("/"):
-            message = "mode `tokens` needs the folder of tokenizer.json and the chat template, as an absolute path"
+        if cache.tokenizer and not cache.tokenizer.startswith("/"):
+            message = "must be the folder of tokenizer.json and the chat template, as an absolute path; without it engines are asked"
             yield Fault(f"{here}.tokenizer", message)
     elif not 8 <= cache.blocks_of <= 65536:
         yield Fault(f"{here}.blockSize", f"must be 8 to 65536 bytes, not {cache.block_size}")
+
+
+def _event_port_faults(events: EventPorts, path: str) -> Iterator[Fault]:
+    yield from _port_faults(events.port, f"{path}.port")
+    if events.replay_port is not None:
+        yield from _port_faults(events.replay_port, f"{path}.replayPort")
+    ports = [events.port] if events.replay_port is None else [events.port, events.replay_port]
+    last = events.ranks - 1
+    if not 1 <= events.ranks <= MOST_RANKS:
+        yield Fault(f"{path}.ranks", f"must be 1 to {MOST_RANKS}, not {events.ranks}")
+    elif last and max(ports) <= LARGEST_PORT < max(ports) + last:
+        yield Fault(f"{path}.ranks", f"the last of {events.ranks} ranks would have a port above {LARGEST_PORT}")
+    elif last and max(ports) - min(ports) <= last and len(ports) > 1:
+        message = (
+            f"must be {events.ranks} or more away from `port`: each of {events.ranks} ranks takes the next port of both"
+        )
+        yield Fault(f"{path}.replayPort", message)
 
 
 def _event_faults(spec: ModelServerSpec) -> Iterator[Fault]:
     places = [(f"spec.endpoints[{position}].events", one.events) for position, one in enumerate(spec.endpoints)]
     for path, events in [*places, ("spec.prefixCache.events", spec.prefix_cache.events)]:
         if events is not None:
-            yield from _port_faults(events.port, f"{path}.port")
-            if events.replay_port is not None:
-                yield from _port_faults(events.replay_port, f"{path}.replayPort")
+            yield from _event_port_faults(events, path)
     if spec.prefix_cache.mode == "tokens" and spec.prefix_cache.events is None:
         for path, events in places:
             if events is None:

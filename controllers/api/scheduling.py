@@ -18,7 +18,8 @@ SCORERS = (
     "random",
     "session",
 )
-FILTERS = ("least-request",)
+FILTERS = ("least-request", "lora-affinity")
+FILTER_ARGS = {"least-request": ("maxWaitingRequests",)}
 SCORER_ARGS = {
     "session": ("headers", "loadBound"),
     "least-latency": ("TTFTTPOTWeightFactor",),
@@ -56,7 +57,11 @@ class Scorer(Strict, frozen=True):
 
 
 class Filter(Strict, frozen=True):
-    """A filter of the weighted policy."""
+    """A filter of the weighted policy.
+
+    ``least-request`` leaves out who has ``maxWaitingRequests`` (10) waiting. ``lora-affinity`` leaves out who has neither the adapter that
+    is asked for nor room for it, where others have.
+    """
 
     name: str
     args: dict[str, object] = {}
@@ -95,17 +100,7 @@ def scheduling_faults(scheduling: SchedulingSpec, matches_tokens: bool) -> Itera
             yield Fault(f"{here}.name", f"`{scorer.name}` stands twice: give it one weight")
         yield from _scorer_args_faults(scorer, f"{here}.args")
     for position, one in enumerate(scheduling.filters):
-        if one.name not in FILTERS:
-            yield Fault(
-                f"spec.scheduling.filters[{position}].name", f"unknown filter `{one.name}`: one of {', '.join(FILTERS)}"
-            )
-        yield from _args_faults(one.args, ("maxWaitingRequests",), f"spec.scheduling.filters[{position}].args")
-        waiting = one.args.get("maxWaitingRequests", 10)
-        if not isinstance(waiting, int) or isinstance(waiting, bool) or not 0 <= waiting <= LARGEST_WEIGHT:
-            yield Fault(
-                f"spec.scheduling.filters[{position}].args.maxWaitingRequests",
-                f"must be a whole number, not {waiting!r}",
-            )
+        yield from _filter_faults(one, f"spec.scheduling.filters[{position}]")
     if scheduling.policy == "cost" and (scheduling.scorers or scheduling.filters):
         yield Fault("spec.scheduling.policy", "scorers and filters belong to policy `weighted`")
     for position, plugin in enumerate(scheduling.plugins):
@@ -119,6 +114,15 @@ def scheduling_faults(scheduling: SchedulingSpec, matches_tokens: bool) -> Itera
         yield Fault("spec.scheduling.adapterLoad", f"`{scheduling.adapter_load}` must be a duration from 0s to 10m")
     if scheduling.policy == "weighted" and not scheduling.scorers:
         yield Fault("spec.scheduling.scorers", "policy `weighted` needs at least one scorer")
+
+
+def _filter_faults(one: Filter, here: str) -> Iterator[Fault]:
+    if one.name not in FILTERS:
+        yield Fault(f"{here}.name", f"unknown filter `{one.name}`: one of {', '.join(FILTERS)}")
+    yield from _args_faults(one.args, FILTER_ARGS.get(one.name, ()), f"{here}.args")
+    waiting = one.args.get("maxWaitingRequests", 10)
+    if not isinstance(waiting, int) or isinstance(waiting, bool) or not 0 <= waiting <= LARGEST_WEIGHT:
+        yield Fault(f"{here}.args.maxWaitingRequests", f"must be a whole number, not {waiting!r}")
 
 
 def _scorer_args_faults(scorer: Scorer, here: str) -> Iterator[Fault]:

@@ -72,6 +72,7 @@ def endpoint_of(item: ModelServer, spec: EndpointSpec) -> model.Endpoint:
         group=spec.group,
         events_port=events.port if events is not None else 0,
         replay_port=(events.replay_port or 0) if events is not None else 0,
+        events_ranks=events.ranks if events is not None else 1,
     )
 
 
@@ -106,6 +107,7 @@ def _scheduling(spec: SchedulingSpec) -> model.Scheduling:
         prefix_blocks=args.get("prefix-cache", {}).get("maxBlocksToMatch", 0),
         kvcache_blocks=args.get("kvcache-aware", {}).get("maxBlocksToMatch", 0),
         adapter_seconds=seconds(spec.adapter_load) or 0,
+        adapter_filter=any(one.name == "lora-affinity" for one in spec.filters),
         plugins=tuple(model.PluginSpec(one.name, one.weight, one.args) for one in spec.plugins),
     )
 

@@ -11,18 +11,20 @@ import orjson
 from _fastpath.hashing import BlockHashes
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
+from gateway.admin.plugin_opinions import Opinions, PluginOpinions
 from gateway.admission.output_estimates import OutputEstimates
-from gateway.dispatch import cache_of
+from gateway.dispatch import asked_of, cache_of
 from gateway.errors import ClientError, ModelNotAllowed
 from gateway.exchange import OPERATIONS, Exchange
 from gateway.identity.faults import FileFaults
 from gateway.identity.gate import Caller
 from gateway.intake import choices_of, forbidden_members, scan_body
-from gateway.routing.match import match
+from gateway.routing.match import Matched, match
 from gateway.scheduling.place import Hashers, adapter_of, session_of
-from gateway.scheduling.pool import SERVES, ServerPool
+from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
 from gateway.settings import Settings
-from gateway.tokens.service import PromptTokens
+from gateway.tokens.engine_tokens import ENGINE_SECONDS, Client, EngineTokens
+from gateway.tokens.service import PromptTokens, Tokenised
 from gateway.world import GatewayWorld
 
 
@@ -30,35 +32,58 @@ class Explainer:
     """Decides as a worker would, on the shared memory that workers use; charges and learns nothing."""
 
     def __init__(
-        self, memory: SharedMemory, settings: Settings, caller_of: Callable[[str], Caller] | None = None
+        self,
+        memory: SharedMemory,
+        settings: Settings,
+        caller_of: Callable[[str], Caller] | None = None,
+        client: Client | None = None,
     ) -> None:
-        """``caller_of``: what a tenant may, and its salt; None where nobody is asked."""
+        """``caller_of``: what a tenant may, and its salt; None where nobody is asked. ``client``: asks engines for token ids."""
         self._scheduler = Scheduler(memory)
         self._hashers = Hashers(memory)
         self._tokens = PromptTokens(settings.tokens)
+        self._engine_tokens = EngineTokens(settings.tokens, client, self._is_serving) if client is not None else None
+        self._plugins = PluginOpinions(settings.scheduling_plugins)
         self._estimates = OutputEstimates(memory, settings.expected_output_tokens, time.monotonic)
         self._settings = settings
         self._caller_of = caller_of
         self._forbidden, self._refused = forbidden_members(settings)
 
-    def explain(
+    def close(self) -> None:
+        """Ask no engine any more."""
+        if self._engine_tokens is not None:
+            self._engine_tokens.close()
+
+    async def ask_engines(
         self, world: GatewayWorld, body: bytes, path: str, headers: Mapping[str, str], tenant: str = ""
+    ) -> dict[str, Tokenised]:
+        """Token ids of a request from engines, by server, where the gateway has no tokenizer. Raises PenstockError as :meth:`explain`."""
+        engine_tokens = self._engine_tokens
+        if engine_tokens is None:
+            return {}
+        _, matched = self._read(world, body, path, headers, tenant)
+        found: dict[str, Tokenised] = {}
+        for target in matched.rule.targets if matched is not None else ():
+            pool = world.servers.get(target.server)
+            if pool is not None and pool.matches_tokens and not self._tokens.has(pool.server.prefix_cache.tokenizer):
+                assert matched is not None
+                found[target.server] = await engine_tokens.of(pool, path, body, matched.is_adapter, ENGINE_SECONDS)
+        return found
+
+    def explain(
+        self,
+        world: GatewayWorld,
+        body: bytes,
+        path: str,
+        headers: Mapping[str, str],
+        tenant: str = "",
+        told: Mapping[str, Tokenised] | None = None,
     ) -> dict[str, Any]:
-        """The document of ``/debug/explain``, for a request of this tenant. Raises PenstockError for what would be refused."""
-        lower = {name.lower(): value for name, value in headers.items()}
-        exchange = Exchange(None, None, path, OPERATIONS[path], "explain", 0.0, lower.get)
-        exchange.body = body
-        exchange.caller = self._caller(tenant)
-        scan_body(exchange, self._settings, self._forbidden, self._refused)
-        found = exchange.scan
-        assert found is not None
-        if exchange.caller is not None and not exchange.caller.may_use(exchange.model):
-            raise ModelNotAllowed(
-                f"Tenant `{tenant}` may not use the model `{exchange.model[:100]}`.", parameter="model"
-            )
-        matched = match(world, exchange.model, path, lower.get)
-        kind = (matched.route.name if matched else "", exchange.model, exchange.operation.name)
-        exchange.output_tokens = self._estimates.expected(kind, found.max_tokens, choices_of(found))
+        """The document of ``/debug/explain``, for a request of this tenant. Raises PenstockError for what would be refused.
+
+        ``told``: what :meth:`ask_engines` found.
+        """
+        exchange, matched = self._read(world, body, path, headers, tenant)
         document: dict[str, Any] = {
             "model": exchange.model,
             "tenant": tenant or None,
@@ -76,8 +101,38 @@ class Explainer:
         for target in matched.rule.targets:
             pool = world.servers.get(target.server)
             part: dict[str, Any] = {"server": target.server, "share": target.weight / total}
-            document["servers"].append(part | (self._server(exchange, pool, adapter) if pool else {"missing": True}))
+            found = (told or {}).get(target.server)
+            document["servers"].append(
+                part | (self._server(exchange, pool, adapter, found) if pool else {"missing": True})
+            )
         return document
+
+    def _read(
+        self, world: GatewayWorld, body: bytes, path: str, headers: Mapping[str, str], tenant: str
+    ) -> tuple[Exchange, Matched | None]:
+        """The request as a worker reads it, and the rule that it matches."""
+        lower = {name.lower(): value for name, value in headers.items()}
+        exchange = Exchange(None, None, path, OPERATIONS[path], "explain", 0.0, lower.get)
+        exchange.body = body
+        exchange.caller = self._caller(tenant)
+        scan_body(exchange, self._settings, self._forbidden, self._refused)
+        found = exchange.scan
+        assert found is not None
+        if exchange.caller is not None and not exchange.caller.may_use(exchange.model):
+            raise ModelNotAllowed(
+                f"Tenant `{tenant}` may not use the model `{exchange.model[:100]}`.", parameter="model"
+            )
+        matched = match(world, exchange.model, path, lower.get)
+        kind = (matched.route.name if matched else "", exchange.model, exchange.operation.name)
+        exchange.output_tokens = self._estimates.expected(kind, found.max_tokens, choices_of(found))
+        return exchange, matched
+
+    def _is_serving(self, server: ServerPool, placed: PlacedEndpoint) -> bool:
+        outlier = server.pool.outlier
+        assert outlier is not None
+        slot = placed.slot
+        found = self._scheduler.health.read(slot.index, slot.generation, outlier, time.monotonic())
+        return found["state"] in ("serving", "warming")
 
     def _caller(self, tenant: str) -> Caller | None:
         if not tenant:
@@ -91,12 +146,14 @@ class Explainer:
         except (OSError, FileFaults) as error:
             raise ClientError(f"What tenants may cannot be read: {error}", parameter="tenant") from error
 
-    def _hashes(self, exchange: Exchange, pool: ServerPool, adapter: str) -> tuple[BlockHashes | None, int, str]:
+    def _hashes(
+        self, exchange: Exchange, pool: ServerPool, adapter: str, told: Tokenised | None
+    ) -> tuple[BlockHashes | None, int, str]:
         """Hashes of the prompt, its tokens, and by what it is matched: ``text``, ``tokens``, or why not by token."""
         assert exchange.scan is not None
         cache, outcome = pool.server.prefix_cache, "text"
         if cache.mode == "tokens":
-            found = self._tokens.at_once(cache.tokenizer, exchange.path, exchange.body)
+            found = told or self._tokens.at_once(cache.tokenizer, exchange.path, exchange.body)
             if found.ids is not None:
                 own = cache_of(exchange)
                 salt = orjson.loads(own) if own else found.salt
@@ -109,26 +166,37 @@ class Explainer:
             outcome,
         )
 
-    def _server(self, exchange: Exchange, pool: ServerPool, adapter: str) -> dict[str, Any]:
+    def _server(self, exchange: Exchange, pool: ServerPool, adapter: str, told: Tokenised | None) -> dict[str, Any]:
         assert exchange.scan is not None
-        hashes, prompt_tokens, matched_by = self._hashes(exchange, pool, adapter)
-        decision = self._scheduler.decide(
-            pool.pool,
-            pool.policy,
-            hashes,
-            prompt_tokens,
-            exchange.output_tokens,
-            time.monotonic(),
-            SERVES,
-            None,
-            True,
-            session_of(pool, exchange.header, exchange.scan.prompt_cache_key),
-            matched_by != "tokens",
-            adapter_of(adapter) if adapter else 0,
-        )
+        hashes, prompt_tokens, matched_by = self._hashes(exchange, pool, adapter, told)
+        session = session_of(pool, exchange.header, exchange.scan.prompt_cache_key)
+
+        def decide(adjustments: list[float] | None) -> tuple[int, int, int] | None:
+            return self._scheduler.decide(
+                pool.pool,
+                pool.policy,
+                hashes,
+                prompt_tokens,
+                exchange.output_tokens,
+                time.monotonic(),
+                SERVES,
+                None,
+                True,
+                session,
+                matched_by != "tokens",
+                adapter_of(adapter) if adapter else 0,
+                adjustments,
+            )
+
+        decision, opinions = decide(None), Opinions()
+        blocks = len(hashes) if hashes is not None else 0
+        if pool.server.scheduling.plugins:
+            asked = asked_of(exchange, prompt_tokens, blocks)
+            opinions = self._plugins.ask(pool, asked, self._scheduler.explain(pool.pool))
+            decision = decide(opinions.adjustments)
         rows: list[dict[str, Any]] = [
-            {"endpoint": placed.endpoint.name, **row}
-            for placed, row in zip(pool.endpoints, self._scheduler.explain(pool.pool), strict=True)
+            {"endpoint": placed.endpoint.name, **row, "plugins": opinions.of(place)}
+            for place, (placed, row) in enumerate(zip(pool.endpoints, self._scheduler.explain(pool.pool), strict=True))
         ]
         candidates = sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0)))
         choice = pool.endpoints[decision[0]].endpoint.name if decision else None
@@ -136,8 +204,9 @@ class Explainer:
         return {
             "policy": pool.server.scheduling.policy,
             "matched_by": matched_by,
-            "blocks": len(hashes) if hashes is not None else 0,
+            "blocks": blocks,
             "choice": choice,
             "runner_up": next(others, None),
+            "plugins": opinions.plugins,
             "candidates": candidates,
         }

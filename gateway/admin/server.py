@@ -15,6 +15,7 @@ from gateway import errors
 from gateway.admin import controllers_file
 from gateway.admin.explain import Explainer
 from gateway.admin.state import State
+from gateway.deadlines import Deadlines
 from gateway.errors import PenstockError
 from gateway.exchange import OPERATIONS
 from gateway.identity.check import is_configured
@@ -25,6 +26,7 @@ from gateway.observability.exposition import render
 from gateway.settings import Settings
 from gateway.supervisor.listeners import PortInUse, port_owner
 from gateway.supervisor.supervisor import Supervisor
+from gateway.upstream.client import UpstreamClient
 
 _DEFAULT_PATH = "/v1/chat/completions"
 _PAGE_HEADERS = {
@@ -44,7 +46,11 @@ class AdminServer:
             partial(controllers_file.read, supervisor.directory),
             partial(worker_report.read, supervisor.directory),
         )
-        self._explainer = Explainer(supervisor.memory, supervisor.settings, _caller_of(supervisor.settings))
+        self._deadlines = Deadlines()
+        self._client = UpstreamClient(self._deadlines, authorities=supervisor.settings.upstream_ca_file)
+        self._explainer = Explainer(
+            supervisor.memory, supervisor.settings, _caller_of(supervisor.settings), self._client
+        )
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> int:
@@ -80,6 +86,9 @@ class AdminServer:
         """Close it."""
         if self._runner is not None:
             await self._runner.cleanup()
+        self._explainer.close()
+        await self._client.close()
+        self._deadlines.close()
 
     async def _page(self, _: web.Request) -> web.Response:
         return web.Response(text=_asset("page.html"), content_type="text/html", headers=_PAGE_HEADERS)
@@ -103,13 +112,10 @@ class AdminServer:
         try:
             if path not in OPERATIONS:
                 raise errors.NotFound(f"Unknown path `{path[:100]}`.")
-            document = self._explainer.explain(
-                self._supervisor.replica.world,
-                await request.read(),
-                path,
-                request.headers,
-                request.query.get("tenant", ""),
-            )
+            world = self._supervisor.replica.world
+            asked = await request.read(), path, request.headers, request.query.get("tenant", "")
+            told = await self._explainer.ask_engines(world, *asked)
+            document = self._explainer.explain(world, *asked, told)
         except PenstockError as error:
             return web.Response(status=error.status, body=errors.body(error), content_type="application/json")
         return _json(document)

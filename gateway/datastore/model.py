@@ -94,6 +94,7 @@ class Scheduling(Struct, frozen=True, omit_defaults=True, gc=False):
     prefix_blocks: int = 0
     kvcache_blocks: int = 0
     adapter_seconds: float = 0.5
+    adapter_filter: bool = False
     plugins: tuple[PluginSpec, ...] = ()
 
 
@@ -146,7 +147,7 @@ class Server(Struct, frozen=True, omit_defaults=True, gc=False):
 class Endpoint(Struct, frozen=True, omit_defaults=True, gc=False):
     """One engine. ``identity`` tells it from another that gets the same address later (a pod's uid and port).
 
-    ``events_port`` and ``replay_port``: where it publishes its KV events, 0 for nowhere.
+    ``events_port`` and ``replay_port``: where it publishes its KV events, 0 for nowhere; each of ``events_ranks`` so many ports further on.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Endpoint(Struct, frozen=True, omit_defaults=True, gc=False):
     group: str = ""
     events_port: int = 0
     replay_port: int = 0
+    events_ranks: int = 1
 
     @property
     def key(self) -> str:

@@ -67,7 +67,7 @@ HELP = {
     "penstock_schedule_duration_seconds": "What the choice of an endpoint took.",
     "penstock_schedule_decisions_total": "Choices of an endpoint; outcome is `chosen`, or why nobody was.",
     "penstock_queue_duration_seconds": "What requests waited while every endpoint was full; outcome is served, refused, late or left.",
-    "penstock_prompts_tokenised_total": "Prompts for servers that match by token; any outcome but `tokens` was matched by text.",
+    "penstock_prompts_tokenised_total": "Prompts for servers that match by token; those but `tokens` and `engine` went by text.",
     "penstock_prefix_corrections_total": "Answers with much fewer cached tokens than expected; the reason is evicted or uncached.",
     "penstock_plugin_errors_total": "What scheduling plugins did wrong, each passed over; the kind is load, filter or score.",
     "penstock_queue_position": "How many of the same worker were before a request that had to wait, when it came.",

@@ -212,6 +212,13 @@ class Placer:
             slot.index, slot.generation, pool.outlier, outcome, sent, self._clock(), placement.probe
         )
 
+    def is_serving(self, server: ServerPool, placed: PlacedEndpoint) -> bool:
+        """Whether an endpoint of a server is not left alone just now for what it did lately."""
+        slot, outlier = placed.slot, server.pool.outlier
+        assert outlier is not None
+        state = self._scheduler.health.read(slot.index, slot.generation, outlier, self._clock())["state"]
+        return state in ("serving", "warming")
+
     def reading(self, placement: Placement) -> Reading:
         """How the endpoint of a placement stands now."""
         slot, pool = placement.placed.slot, placement.pool.pool

@@ -72,9 +72,13 @@ class Plugin:
         self._score: Callable[[Asked, Sequence[Candidate]], Sequence[float]] | None = getattr(made, "score", None)
         self._count = count
         self._logged: set[tuple[str, str]] = set()
+        self.errors: dict[str, str] = {}
+        """What its last call as ``filter`` and as ``score`` did wrong, for who wants to see it."""
 
     def adjust(self, asked: Asked, candidates: Sequence[Candidate], adjustments: list[float]) -> None:
         """Add what it says of each candidate: its score times the weight, or :data:`OUT`."""
+        if self.errors:
+            self.errors.clear()
         left = [place for place, one in enumerate(adjustments) if not math.isnan(one)]
         if self._filter is not None and left:
             left = self._left_by_filter(asked, candidates, adjustments, left)
@@ -113,6 +117,7 @@ class Plugin:
 
     def _failed(self, kind: str, error: Exception) -> None:
         self._count(self.name, kind)
+        self.errors[kind] = _spoken(error)
         seen = (kind, type(error).__name__)
         if seen not in self._logged:
             self._logged.add(seen)
@@ -126,16 +131,23 @@ class Plugins:
         self._factories = factories
         self._count = count
         self._made: dict[str, tuple[tuple[PluginSpec, ...], tuple[Plugin, ...]]] = {}
+        self._missing: dict[str, dict[str, str]] = {}
 
     def of(self, server: str, specs: tuple[PluginSpec, ...]) -> tuple[Plugin, ...]:
         """The plugins of a server; the same ones as long as nothing that is said of them changes. One that cannot be had is left out."""
         if not specs:
             self._made.pop(server, None)
+            self._missing.pop(server, None)
             return ()
         known = self._made.get(server)
         if known is None or known[0] != specs:
+            self._missing.pop(server, None)
             known = self._made[server] = specs, tuple(filter(None, (self._make(server, one) for one in specs)))
         return known[1]
+
+    def missing(self, server: str) -> Mapping[str, str]:
+        """Plugins of a server that could not be had, with the reason."""
+        return self._missing.get(server, {})
 
     def _make(self, server: str, spec: PluginSpec) -> Plugin | None:
         try:
@@ -146,8 +158,9 @@ class Plugins:
             made = self._factories[spec.name](**spec.args)
             if not callable(getattr(made, "filter", None)) and not callable(getattr(made, "score", None)):
                 raise TypeError(f"plugin `{spec.name}` has neither `filter` nor `score`")
-        except Exception:
+        except Exception as error:
             self._count(spec.name, "load")
+            self._missing.setdefault(server, {})[spec.name] = _spoken(error)
             logger.exception("plugin %s of ModelServer %s is left out", spec.name, server)
             return None
         return Plugin(spec, made, self._count)
@@ -181,6 +194,31 @@ def adjustments_of(
     plugins: Sequence[Plugin], asked: Asked, names: Sequence[tuple[str, str]], seen: Sequence[Mapping[str, Any]]
 ) -> list[float]:
     """What all of them say of each endpoint of a pool; ``names``: names and addresses, ``seen``: what the scheduler saw of each."""
+    places, candidates = _candidates(names, seen)
+    of_candidates = [0.0] * len(candidates)
+    for plugin in plugins:
+        plugin.adjust(asked, candidates, of_candidates)
+    return _of_pool(places, of_candidates, len(seen))
+
+
+def opinions_of(
+    plugins: Sequence[Plugin], asked: Asked, names: Sequence[tuple[str, str]], seen: Sequence[Mapping[str, Any]]
+) -> list[list[float]]:
+    """What each of them says, asked in turn, of each endpoint of a pool: what it adds, :data:`OUT` for whom it or one before left out."""
+    places, candidates = _candidates(names, seen)
+    opinions: list[list[float]] = []
+    own = [0.0] * len(candidates)
+    for plugin in plugins:
+        own = [OUT if math.isnan(one) else 0.0 for one in own]
+        plugin.adjust(asked, candidates, own)
+        opinions.append(_of_pool(places, own, len(seen)))
+    return opinions
+
+
+def _candidates(
+    names: Sequence[tuple[str, str]], seen: Sequence[Mapping[str, Any]]
+) -> tuple[list[int], list[Candidate]]:
+    """Those that no filter took out, and their places in the pool."""
     places = [place for place, row in enumerate(seen) if not row["filtered"]]
     candidates = [
         Candidate(
@@ -196,10 +234,15 @@ def adjustments_of(
         )
         for place, row in ((place, seen[place]) for place in places)
     ]
-    of_candidates = [0.0] * len(candidates)
-    for plugin in plugins:
-        plugin.adjust(asked, candidates, of_candidates)
-    adjustments = [0.0] * len(seen)
+    return places, candidates
+
+
+def _of_pool(places: Sequence[int], of_candidates: Sequence[float], count: int) -> list[float]:
+    adjustments = [0.0] * count
     for place, one in zip(places, of_candidates, strict=True):
         adjustments[place] = one
     return adjustments
+
+
+def _spoken(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -125,4 +125,5 @@ def make_policy(scheduling: Scheduling) -> Policy:
         prefix_blocks=scheduling.prefix_blocks,
         kvcache_blocks=scheduling.kvcache_blocks,
         adapter_seconds=scheduling.adapter_seconds,
+        adapter_filter=scheduling.adapter_filter,
     )

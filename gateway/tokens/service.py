@@ -23,6 +23,9 @@ AGAIN_SECONDS = 30.0
 PENDING_EACH = 8
 """Prompts that wait for one thread; what comes beyond is matched by text at once."""
 
+NO_TOKENIZER = "no_tokenizer"
+"""Outcome where the folder has none that can be read."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,6 +55,8 @@ class PromptTokens:
 
     async def of(self, folder: str, path: str, body: bytes) -> Tokenised:
         """What the engine makes of a request's prompt, when it is found within the budget. Needs no task."""
+        if not folder:
+            return Tokenised(outcome=NO_TOKENIZER)
         if self._pending >= self._settings.threads * PENDING_EACH:
             return Tokenised(outcome="busy")
         loop = asyncio.get_running_loop()
@@ -61,7 +66,7 @@ class PromptTokens:
         self._pending += 1
         work = self._threads.submit(self.at_once, folder, path, body)
         work.add_done_callback(lambda done: self._done(loop, answer, done))
-        late = loop.call_later(self._settings.budget_seconds, _settle, answer, Tokenised(outcome="late"))
+        late = loop.call_later(self._settings.budget_seconds, settle, answer, Tokenised(outcome="late"))
         try:
             return await answer
         finally:
@@ -69,9 +74,9 @@ class PromptTokens:
 
     def at_once(self, folder: str, path: str, body: bytes) -> Tokenised:
         """The same in the caller's thread, however long it takes. Never raises."""
-        tokenizer = self._tokenizers.get(folder) or self._load(folder)
+        tokenizer = (self._tokenizers.get(folder) or self._load(folder)) if folder else None
         if tokenizer is None:
-            return Tokenised(outcome="no_tokenizer")
+            return Tokenised(outcome=NO_TOKENIZER)
         try:
             content = msgspec.json.decode(body)
             salt = content.get("cache_salt") or ""
@@ -81,6 +86,10 @@ class PromptTokens:
                 logger.debug("a prompt was not tokenised: %r", error)
                 return Tokenised(outcome="failed")
             return Tokenised(outcome="unsupported")
+
+    def has(self, folder: str) -> bool:
+        """Whether a folder has a tokenizer that can be read, which this loads."""
+        return bool(folder) and (folder in self._tokenizers or self._load(folder) is not None)
 
     def close(self) -> None:
         """Take no more."""
@@ -97,7 +106,7 @@ class PromptTokens:
 
     def _came(self, answer: asyncio.Future[Tokenised], found: Tokenised) -> None:
         self._pending -= 1
-        _settle(answer, found)
+        settle(answer, found)
 
     def _load(self, folder: str) -> _Tokenizer | None:
         """Load a folder, unless that failed a moment ago."""
@@ -108,10 +117,10 @@ class PromptTokens:
             found: _Tokenizer = module.PromptTokenizer(Path(folder), self._settings.cache_characters)
         except ImportError as error:
             logger.warning(
-                "prompts are matched by text: %s is not installed: pip install 'penstock[tokens]'", error.name
+                "prompts are not tokenised here: %s is not installed: pip install 'penstock[tokens]'", error.name
             )
         except Exception as error:
-            logger.warning("prompts are matched by text: %s", error)
+            logger.warning("prompts are not tokenised here: %s", error)
         else:
             self._tokenizers[folder] = found
             return found
@@ -119,6 +128,7 @@ class PromptTokens:
         return None
 
 
-def _settle(answer: asyncio.Future[Tokenised], found: Tokenised) -> None:
+def settle(answer: asyncio.Future[Tokenised], found: Tokenised) -> None:
+    """Give the answer, unless another was quicker or nobody waits any more."""
     if not answer.done():
         answer.set_result(found)

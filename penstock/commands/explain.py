@@ -75,6 +75,24 @@ def _parts(cost: dict[str, float] | None) -> str | None:
     return None if cost is None else " + ".join(f"{cost[name]:.3f}" for name in _PARTS)
 
 
+def _opinions(said: dict[str, float | str] | None) -> str | None:
+    """What plugins said of a candidate."""
+    if not said:
+        return None
+    return ", ".join(
+        f"{name} {one:+.4f}" if isinstance(one, float) else f"{name} left out" for name, one in said.items()
+    )
+
+
+def _faults(plugins: list[dict[str, Any]]) -> list[str]:
+    """What plugins did wrong."""
+    return [
+        f"plugin {one['name']} is passed over, its {kind} failed: {error}"
+        for one in plugins
+        for kind, error in one["errors"].items()
+    ]
+
+
 def _text(document: dict[str, Any]) -> str:
     lines = [f"model {document['model']}: {document['prompt_tokens']} prompt tokens (estimated)"]
     if document["route"] is None:
@@ -92,6 +110,8 @@ def _text(document: dict[str, Any]) -> str:
         second = f", runner-up: {server['runner_up']}" if server.get("runner_up") else ""
         blocks = f"{server['blocks']} blocks of prompt by {server['matched_by']}"
         lines.append(f"policy {server['policy']}, {blocks}, choice: {chosen}{second}\n")
+        lines += _faults(server.get("plugins", []))
+        has_plugins = bool(server.get("plugins"))
         rows = [
             [
                 "->" if one["endpoint"] == server["choice"] else "",
@@ -106,6 +126,7 @@ def _text(document: dict[str, Any]) -> str:
                 f"{one['waiting']:g}",
                 f"{one['kv_usage']:.0%}",
                 "yes" if one["scraped"] else "no",
+                *([_opinions(one["plugins"])] if has_plugins else []),
             ]
             for one in server["candidates"]
         ]
@@ -122,6 +143,7 @@ def _text(document: dict[str, Any]) -> str:
             "waiting",
             "kv",
             "scraped",
+            *(["plugins"] if has_plugins else []),
         ]
         lines.append(table(columns, rows))
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Two real vLLM engines followed by their KV events: what is expected of their caches is what they find in them."""
 
+import asyncio
 import json
 import random
 import socket
@@ -8,10 +9,15 @@ import urllib.request
 
 import pytest
 
+from gateway.datastore.model import Endpoint, Server
+from gateway.deadlines import Deadlines
 from gateway.settings import Tokens
+from gateway.tokens.engine_tokens import EngineTokens
 from gateway.tokens.service import PromptTokens
+from gateway.upstream.client import UpstreamClient
 from tests.engines.conftest import PLAIN, TOOL_FLAGS, TOOLS, block_size, start, stop
 from tests.support.waiting import wait_until
+from tests.unit.gateway.fleet import SERVER, Fleet
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(400)]
 
@@ -89,6 +95,32 @@ def test_ids_are_the_engines_on_200_chats_with_tools(engines, tokenizer):
         wanted, _ = post(TOOLS, "/tokenize", body)
         assert found.outcome == "tokens"
         assert list(found.ids) == wanted["tokens"], body
+
+
+async def test_ids_asked_of_an_engine_are_those_made_here_on_200_chats_with_tools(engines, tokenizer, tmp_path):
+    fleet = Fleet(tmp_path, server=Server(SERVER, model="tiny"), endpoints=0)
+    endpoint = Endpoint("default/tools", SERVER, "tools", "127.0.0.1", TOOLS)
+    fleet.serve([], [Server(SERVER, model="tiny")], [endpoint])
+    pool = fleet.replica.world.servers[SERVER]
+    deadlines = Deadlines()
+    client = UpstreamClient(deadlines)
+    asking = EngineTokens(Tokens(budget_seconds=30), client, fleet.placer.is_serving)
+    here = PromptTokens(Tokens())
+    try:
+        for body in chats(200):
+            content = json.dumps(body | {"model": "an-alias", "max_tokens": 1}).encode()
+            found = await asking.of(pool, CHAT, content, False)
+            assert found.outcome == "engine", body
+            assert found.ids == here.at_once(str(tokenizer), CHAT, content).ids, body
+        for more in ({"reasoning_effort": "low"}, {"messages": [{"role": "developer", "content": "Be brief."}]}):
+            body = {"model": "tiny", "messages": messages_of(random.Random(1), 2), "max_tokens": 1} | more
+            found = await asking.of(pool, CHAT, json.dumps(body).encode(), False)
+            answer, _ = await asyncio.to_thread(post, TOOLS, CHAT, body)
+            assert len(found.ids) == answer["usage"]["prompt_tokens"], body
+    finally:
+        asking.close()
+        await client.close()
+        deadlines.close()
 
 
 def test_expected_cached_tokens_are_within_2_percent_of_the_engines_count_over_200_requests(gateway, capsys):

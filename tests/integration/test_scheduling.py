@@ -10,6 +10,7 @@ from tests.support.engines import Engines
 from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
 
+FILTER = {"policy": "weighted", "scorers": [{"name": "random"}], "filters": [{"name": "lora-affinity"}]}
 PLUGIN = {"plugins": [{"name": "mine", "weight": 100, "args": {"endpoint": "default/engine-2"}}]}
 
 
@@ -42,6 +43,19 @@ def test_a_plugin_is_asked_at_every_choice_and_its_faults_fail_nothing(gateway):
     assert gateway.stderr.count("the score of plugin mine failed and is passed over") == 1
 
 
+def test_an_explanation_asks_plugins_and_shows_what_they_do_wrong(gateway):
+    (server,) = gateway.explain(chat("x"))["servers"]
+    assert server["choice"] == "default/engine-2"
+    added = {one["endpoint"]: one["plugins"]["mine"] for one in server["candidates"]}
+    assert added == {"default/engine-1": 0.0, "default/engine-2": 100.0, "default/engine-3": 0.0}
+    counted = gateway.admin("/metrics").count(b"penstock_plugin_errors_total{")
+    failing = json.loads(gateway.admin("/debug/explain", json.dumps(chat("x")).encode(), {"x-fail": "1"}))
+    (server,) = failing["servers"]
+    assert server["plugins"][0]["errors"] == {"score": "RuntimeError: as told"}
+    assert server["choice"] is not None
+    assert gateway.admin("/metrics").count(b"penstock_plugin_errors_total{") == counted
+
+
 def test_the_log_says_how_an_endpoint_was_chosen(gateway):
     reply = ask(gateway.port, chat("logged", max_tokens=1), CHAT, headers={"x-request-id": "shown"})
     wait_until(lambda: "shown" in lines(gateway), 5)
@@ -65,3 +79,22 @@ def test_a_request_for_an_adapter_goes_where_another_runs_with_it(gateway):
         for number in range(4):
             reply = ask(gateway.port, chat(f"next {number}", model="demo-sql", max_tokens=1), CHAT)
             assert reply.endpoint == running
+
+
+def test_the_adapter_filter_leaves_out_engines_that_are_taken_by_another(tmp_path):
+    with Engines(2, adapters=("demo-sql", "demo-law")) as engines:
+        text = config.server("demo", engines.ports, scheduling=FILTER)
+        text += config.route("demo", loraAdapters=["demo-sql", "demo-law"])
+        with Gateway(tmp_path, {"a.yaml": text}) as gateway, Connection(gateway.port) as connection:
+            connection.send(request_bytes(chat("long", model="demo-law", stream=True, max_tokens=3000)))
+            taken = f"default/{connection.read_head().endpoint}"
+
+            def filtered():
+                (found,) = gateway.explain(chat("other", model="demo-sql"))["servers"]
+                return {one["endpoint"]: one["filtered"] for one in found["candidates"]}
+
+            wait_until(lambda: filtered()[taken] == "without_adapter", 10)
+            assert sorted(filtered().values()) == ["", "without_adapter"]
+            for number in range(6):
+                reply = ask(gateway.port, chat(f"next {number}", model="demo-sql", max_tokens=1), CHAT)
+                assert (reply.status, f"default/{reply.endpoint}" == taken) == (200, False)

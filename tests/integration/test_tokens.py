@@ -9,7 +9,7 @@ import pytest
 from simulator.tokenizer import FolderTokenizer
 from tests.support import config
 from tests.support.client import ask, chat
-from tests.support.engines import Engines
+from tests.support.engines import Engines, neighbouring_ports
 from tests.support.gateway import Gateway
 from tests.support.tokenizer import make_tokenizer
 from tests.support.waiting import wait_until
@@ -28,7 +28,7 @@ def server(engines, folder, **more):
         }
         for number, (port, (live, replay)) in enumerate(zip(engines.ports, engines.event_ports, strict=True), 1)
     ]
-    cache = {"mode": "tokens", "tokenizer": str(folder), "blockSize": BLOCK, **more}
+    cache = {"mode": "tokens", "blockSize": BLOCK, **({"tokenizer": str(folder)} if folder else {}), **more}
     spec = {"inferenceEngine": "vLLM", "endpoints": endpoints, "prefixCache": cache}
     return config.document("ModelServer", "demo", spec)
 
@@ -164,10 +164,109 @@ def test_the_sidecar_that_restarts_learns_by_replay_what_engines_hold(gateway, e
     wait_until(lambda: expected(gateway, body, "engine-2") > 300)
 
 
+@pytest.fixture(scope="module")
+def without_tokenizer(engines, tmp_path_factory):
+    text = server(engines, "") + config.route("demo", loraAdapters=["demo-sql"])
+    settings = {"tokens.budget_seconds": 5, "workers": 1}
+    with Gateway(tmp_path_factory.mktemp("without"), {"demo.yaml": text}, **settings) as started:
+        wait_until(lambda: followed(started, 2))
+        yield started
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_without_a_tokenizer_engines_are_asked_for_the_ids(without_tokenizer, engines, position):
+    gateway = without_tokenizer
+    engines.heal()
+    body = chat(f"asked {position} {LONG}", max_tokens=2)
+    directly(engines, position, body)
+    name = f"engine-{position + 1}"
+    wait_until(lambda: expected(gateway, body, name) > 300)
+    before = outcomes(gateway).get("engine", 0)
+    for question in range(3):
+        assert gateway.ask(chat(f"asked {position} {LONG} Question {question}?", max_tokens=2)).endpoint == name
+    wait_until(lambda: outcomes(gateway).get("engine", 0) == before + 3)
+
+
+def test_what_engines_say_is_what_they_count(without_tokenizer, engines):
+    gateway = without_tokenizer
+    engines.heal()
+    for number in range(4):
+        body = chat(f"counted {number % 2} {LONG}", max_tokens=2)
+        wanted = expected(gateway, body)
+        answer = gateway.ask(body)
+        assert answer.json["usage"]["prompt_tokens_details"]["cached_tokens"] == wanted[answer.endpoint]
+        wait_until(lambda body=body, at=answer.endpoint: expected(gateway, body, at) > 300)
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [({"status": 404}, "engine_missing"), ({"status": 500}, "engine_failed"), ({"status": 400}, "engine_refused")],
+)
+def test_an_engine_that_does_not_tokenise_costs_no_request(engines, tmp_path, fault, outcome):
+    text = server(engines, "") + config.route("demo")
+    settings = {"tokens.budget_seconds": 5, "workers": 1}
+    with Gateway(tmp_path, {"demo.yaml": text}, **settings) as gateway:
+        for position in range(2):
+            engines.fault(position, kind="bad_tokenize", count=-1, **fault)
+        try:
+            body = chat(f"{outcome} {LONG}", max_tokens=2)
+            answers = [gateway.ask(body) for _ in range(3)]
+            assert [one.status for one in answers] == [200] * 3
+            assert len({one.endpoint for one in answers}) == 1
+            wait_until(lambda: sum(outcomes(gateway).values()) == 3)
+            assert set(outcomes(gateway)) <= {outcome, "no_engine"}
+            assert outcomes(gateway)[outcome] >= 2
+            assert gateway.explain(body)["servers"][0]["matched_by"].startswith(f"text ({outcome}")
+        finally:
+            engines.heal()
+
+
+def test_an_engine_that_tokenises_slowly_is_not_waited_for(engines, tmp_path):
+    text = server(engines, "") + config.route("demo")
+    with Gateway(tmp_path, {"demo.yaml": text}, **{"tokens.budget_seconds": 0.05, "workers": 1}) as gateway:
+        for position in range(2):
+            engines.fault(position, kind="bad_tokenize", count=-1, status=500, seconds=30)
+        try:
+            assert gateway.ask(chat(f"slow {LONG}", max_tokens=2)).status == 200
+            wait_until(lambda: outcomes(gateway) == {"engine_late": 1})
+        finally:
+            engines.heal()
+
+
+def test_what_any_rank_of_an_engine_holds_counts_until_all_have_given_it_away(folder, tmp_path):
+    """The second engine stands for the second rank of the first: it publishes at the ports behind."""
+    first = neighbouring_ports(4)
+    made = Engines(2, speed=10, kv_events=True, words=FolderTokenizer(folder), block_size=BLOCK)
+    made.event_ports = [(first + rank, first + 2 + rank) for rank in range(2)]
+    with made as engines:
+        cache = {"mode": "tokens", "tokenizer": str(folder), "blockSize": BLOCK}
+        events = {"port": first, "replayPort": first + 2, "ranks": 2}
+        one = {"name": "engine-1", "address": "127.0.0.1", "port": engines.ports[0], "events": events}
+        spec = {"inferenceEngine": "vLLM", "endpoints": [one], "prefixCache": cache}
+        text = config.document("ModelServer", "demo", spec) + config.route("demo")
+        with Gateway(tmp_path, {"demo.yaml": text}) as gateway:
+            wait_until(lambda: followed(gateway, 2))
+            assert {(row["endpoint"], row["rank"]) for row in gateway.state()["kv_events"]} == {
+                ("default/engine-1", 0),
+                ("default/engine-1", 1),
+            }
+            body, other = chat(f"ranks {LONG}", max_tokens=2), chat(f"other {LONG}", max_tokens=2)
+            directly(engines, 1, body)
+            wait_until(lambda: expected(gateway, body, "engine-1") > 300)
+            directly(engines, 0, body)
+            directly(engines, 0, other)
+            wait_until(lambda: expected(gateway, other, "engine-1") > 300)
+            engines.stop(0)
+            wait_until(lambda: expected(gateway, other, "engine-1") < 3 * BLOCK)
+            assert expected(gateway, body, "engine-1") > 300
+            engines.stop(1)
+            wait_until(lambda: expected(gateway, body, "engine-1") == 0)
+
+
 @pytest.mark.thorough
 def test_a_folder_without_a_tokenizer_leaves_a_gateway_that_matches_by_text(engines, tmp_path):
     text = server(engines, tmp_path / "missing") + config.route("demo")
-    with Gateway(tmp_path, {"demo.yaml": text}) as gateway:
+    with Gateway(tmp_path, {"demo.yaml": text}, **{"tokens.engine_requests": 0}) as gateway:
         answers = [ask(gateway.port, chat(f"missing {LONG}", max_tokens=2)) for _ in range(3)]
         assert [one.status for one in answers] == [200] * 3
         assert len({one.endpoint for one in answers}) == 1

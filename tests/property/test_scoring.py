@@ -201,6 +201,7 @@ def compiled(policy: twin.Policy) -> Policy:
         adapter_seconds=policy.adapter_seconds,
         prefix_blocks=policy.prefix_blocks,
         kvcache_blocks=policy.kvcache_blocks,
+        adapter_filter=policy.adapter_filter,
     )
 
 
@@ -268,6 +269,7 @@ POLICIES = st.builds(
     adapter_seconds=st.sampled_from([0.0, 0.5, 30.0]),
     prefix_blocks=st.sampled_from([0, 1, 3, 100]),
     kvcache_blocks=st.sampled_from([0, 2]),
+    adapter_filter=st.booleans(),
 )
 
 
@@ -412,6 +414,28 @@ def test_who_cannot_take_it_is_never_picked(
         assert endpoint.roles & request_.role
         assert endpoint.live
         assert not 0 < endpoint.maximum_in_flight <= endpoint.in_flight
+
+
+@FAST
+@given(fleet=FLEETS, policy=POLICIES, request_=UNADJUSTED)
+def test_the_adapter_filter_takes_nobody_out_unless_another_is_left_that_has_the_adapter_or_room_for_it(
+    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request
+) -> None:
+    made = make(path, fleet)
+    with_filter, request_ = replace(policy, adapter_filter=True), replace(request_, adapter=ADAPTER)
+    without = decide(made, replace(policy, adapter_filter=False), request_)
+    before = [row["filtered"] for row in made.scheduler.explain(made.pool)]
+    chosen = decide(made, with_filter, request_)
+    rows = made.scheduler.explain(made.pool)
+    assert (chosen is None) == (without is None)
+    if chosen is None:
+        return
+    out = {position for position, row in enumerate(rows) if row["filtered"] == "without_adapter"}
+    left = [row["adapter"] for row in rows if not row["filtered"]]
+    assert all(before[position] == "" and rows[position]["adapter"] in ("queued", "taken") for position in out)
+    assert bool(out) <= bool({"loaded", "room"} & set(left))
+    if {"loaded", "room"} & set(left):
+        assert not {"queued", "taken"} & set(left)
 
 
 @FEW

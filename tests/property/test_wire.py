@@ -78,6 +78,7 @@ SERVERS = st.builds(
         policy=st.sampled_from(("cost", "weighted")),
         weights=st.dictionaries(TEXT, NUMBER, max_size=3),
         maximum_waiting=NUMBER,
+        adapter_filter=st.booleans(),
     ),
     prefix_cache=st.builds(PrefixCache, mode=st.sampled_from(("text", "off")), block_size=st.integers(8, 65536)),
     traffic=st.builds(Traffic, NUMBER, NUMBER, NUMBER, st.integers(0, 11), st.integers(0, 1 << 40)),

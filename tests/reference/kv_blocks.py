@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tests.reference.chain_ranks import ChainRanks
 from tests.reference.hashing import expand_key, hash_block
 from tests.reference.prefix_index import PrefixIndex
 
@@ -9,7 +10,15 @@ LARGEST_EVENT = 1 << 20
 
 
 class KVBlocks:
-    def __init__(self, index: PrefixIndex, key: tuple[int, int], limit: int = 1 << 21) -> None:
+    def __init__(
+        self,
+        index: PrefixIndex,
+        key: tuple[int, int],
+        limit: int = 1 << 21,
+        ranks: ChainRanks | None = None,
+        rank: int = 0,
+    ) -> None:
+        self._ranks, self._rank = ranks, rank
         self._index = index
         self._key = expand_key(*key)
         self.limit = limit
@@ -51,6 +60,8 @@ class KVBlocks:
                 chain = hash_block(chain, extra, self._key)
             chain = hash_block(chain, content[i * 4 * block_tokens : (i + 1) * 4 * block_tokens], self._key)
             if len(stored) == i and (name in self._held or len(self._held) < self.limit):
+                if name not in self._held and self._ranks is not None:
+                    self._ranks.add(chain, self._rank)
                 self._held.setdefault(name, [chain, 0])[1] |= tier
                 stored.append(chain)
         self._index.learn(stored, slot, now)
@@ -70,8 +81,16 @@ class KVBlocks:
                 known += 1
                 self._held[name][1] &= ~tier
                 if self._held[name][1] == 0:
-                    self._index.discard([self._held.pop(name)[0]], slot)
+                    self._discard(self._held.pop(name)[0], slot)
         return known
+
+    def _discard(self, chain: int, slot: int) -> None:
+        if self._ranks is None or self._ranks.drop(chain, self._rank):
+            self._index.discard([chain], slot)
+
+    def release(self, slot: int) -> None:
+        for chain, _ in self._held.values():
+            self._discard(chain, slot)
 
     def refresh(self, slot: int, now: float) -> None:
         self._index.learn([chain for chain, _ in self._held.values()], slot, now)

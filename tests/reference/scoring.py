@@ -93,6 +93,7 @@ class Policy:
     adapter_seconds: float = 0.5
     prefix_blocks: int = 0
     kvcache_blocks: int = 0
+    adapter_filter: bool = False
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -268,6 +269,16 @@ def affinity_values(candidates: Sequence[Seen], values: Mapping[str, float]) -> 
     return [values.get(affinity(seen), _mean(told)) for seen in candidates]
 
 
+def leave_out_without_adapter(all_seen: Sequence[Seen], probe: int | None) -> int | None:
+    """Filter who has neither the adapter nor room for it, where any has. Who is to be probed after that."""
+    candidates = [seen for seen in all_seen if not seen.filtered]
+    if any(affinity(seen) in ("loaded", "room") for seen in candidates):
+        for seen in candidates:
+            if affinity(seen) in ("queued", "taken"):
+                seen.filtered = "without_adapter"
+    return None if probe is not None and all_seen[probe].filtered else probe
+
+
 def oldest(all_seen: Sequence[Seen], policy: Policy, now: float) -> int:
     """Since when a block must have been learned to be there still: 0 for ever."""
     told = [
@@ -437,6 +448,8 @@ def decide(
         slow_down_warming([one for one in seen if not one.filtered])
     if adjustments is not None:
         probe = leave_out(seen, probe, adjustments)
+    if for_adapter and policy.adapter_filter:
+        probe = leave_out_without_adapter(seen, probe)
     candidates = [one for one in seen if not one.filtered]
     if policy.by_cost:
         factor, foreign = crowding(candidates), share_of_others(seen, policy, now)

@@ -25,6 +25,24 @@ def free_ports(count):
     return ports
 
 
+def neighbouring_ports(count):
+    """The first of so many free ports in a row."""
+    while True:
+        (first,) = free_ports(1)
+        if first + count < 65536 and all(_is_free(first + number) for number in range(count)):
+            return first
+
+
+def _is_free(port):
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 class Engines:
     """Simulated engines on free ports, in one thread. With ``kv_events``, ``event_ports`` has pairs of live and replay port."""
 
@@ -81,7 +99,7 @@ class Engines:
 
     def fault(self, position, **content):
         """Let an engine misbehave."""
-        self.engines[position].faults.add(content)
+        self.engines[position].faults.add(json.dumps(content).encode())
 
     def heal(self):
         """No engine misbehaves any more."""

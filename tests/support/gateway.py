@@ -142,9 +142,10 @@ class Gateway:
         """SIGKILL to the controllers."""
         os.kill(wait_until(self.controllers), signal.SIGKILL)
 
-    def admin(self, path, body=None):
+    def admin(self, path, body=None, headers=None):
         """What the admin port answers."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.admin_port}{path}", data=body)
+        address = f"http://127.0.0.1:{self.admin_port}{path}"
+        request = urllib.request.Request(address, data=body, headers=headers or {})
         with urllib.request.urlopen(request, timeout=10) as response:
             return response.read()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 
 from msgspec import Struct
 
+from _fastpath.chain_ranks import ChainRanks
 from _fastpath.hashing import Hasher
 from _fastpath.kv_blocks import KVBlocks
 from _fastpath.prefix_index import PrefixIndex
@@ -14,7 +16,9 @@ from controllers.network.kv_events.events import Removed, Stored
 from gateway.datastore.token_seed import token_seed
 
 MOST_BLOCKS = 1 << 21
-"""Of one engine: 33 million tokens in blocks of 16; at most 128 MB."""
+"""Of one engine, or each of its ranks: 33 million tokens in blocks of 16; at most 128 MB."""
+RELEASED_PLACES = 4096
+"""Of a rank's table, between two turns of the loop."""
 _MOST_SEEDS = 10_000
 
 logger = logging.getLogger(__name__)
@@ -49,13 +53,26 @@ class Counts(Struct):
 
 
 class Applier:
-    """One engine's blocks at its slot."""
+    """One engine's blocks at its slot, or those of one of its data-parallel ranks."""
 
-    def __init__(self, memory: SharedMemory, name: str, slot: int, block_tokens: int, counts: Counts) -> None:
-        """``name``: the endpoint's, for the log; ``block_tokens``: of the blocks that prompts are hashed in."""
+    def __init__(
+        self,
+        memory: SharedMemory,
+        name: str,
+        slot: int,
+        block_tokens: int,
+        counts: Counts,
+        ranks: ChainRanks | None = None,
+        rank: int = 0,
+    ) -> None:
+        """``name``: the endpoint's, for the log; ``block_tokens``: of the blocks that prompts are hashed in.
+
+        ``ranks``: what all ranks of an engine that has several hold, of which this is ``rank``.
+        """
         self._index = PrefixIndex(memory)
         self._hasher = Hasher(memory.hash_key)
-        self._blocks = KVBlocks(self._index, memory.hash_key, MOST_BLOCKS)
+        self._blocks = KVBlocks(self._index, memory.hash_key, MOST_BLOCKS, ranks, rank)
+        self._is_releasing = False
         self._name = name
         self._slot = slot
         self._block_tokens = block_tokens
@@ -112,6 +129,18 @@ class Applier:
         except ValueError:
             self.counts.unreadable += 1
 
+    def release(self) -> Generator[None, None, None]:
+        """Forget what this rank holds, and let the index forget what no other rank does: a piece each time that it is asked on."""
+        self._is_releasing = True
+        try:
+            place = self._blocks.release(self._slot, 0, RELEASED_PLACES)
+            while place:
+                yield
+                place = self._blocks.release(self._slot, place, RELEASED_PLACES)
+        finally:
+            self.clear()
+            self._is_releasing = False
+
     def clear(self) -> None:
         """The engine holds nothing that is known. :meth:`forget_slot` goes with it."""
         self._blocks.clear()
@@ -123,6 +152,8 @@ class Applier:
 
     def refresh(self, now: float, share: float) -> None:
         """Learn this share of the blocks again: in a full index what was learned longest ago makes room."""
+        if self._is_releasing:
+            return
         self._refreshed = self._blocks.refresh(
             self._slot, now, self._refreshed, max(256, int(self._blocks.places * share))
         )

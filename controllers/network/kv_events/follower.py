@@ -1,4 +1,4 @@
-"""Follows one engine: its live messages, and a replay for what was missed.
+"""Follows one engine, or one of its data-parallel ranks: its live messages, and a replay for what was missed.
 
 A lost connection may be a restart of the engine, whose numbers could go on where ours stood: everything is forgotten and begun anew. So it
 is when messages were missed that no replay brings, since a removal may have been among them.
@@ -18,6 +18,7 @@ import zmq.asyncio
 from msgspec import Struct
 from zmq.utils.monitor import recv_monitor_message
 
+from _fastpath.chain_ranks import ChainRanks
 from _fastpath.shared_memory import SharedMemory
 from controllers.network.kv_events.apply import Applier, Counts
 from controllers.network.kv_events.events import Batch, Cleared, Stored, decode
@@ -35,17 +36,27 @@ logger = logging.getLogger(__name__)
 
 
 class Target(Struct, frozen=True):
-    """What is followed: an endpoint by name and identity, where it publishes (``replay`` empty: nowhere), and the size of its blocks."""
+    """What is followed: an endpoint by name and identity, where it publishes (``replay`` empty: nowhere), and the size of its blocks.
+
+    ``ranks``: each publishes at ports of its own, which count from those that are named on.
+    """
 
     name: str
     identity: str
     events: str
     replay: str
     block_tokens: int
+    ranks: int = 1
+
+    def of_rank(self, rank: int) -> Target:
+        """One of its ranks."""
+        return Target(
+            self.name, self.identity, _shifted(self.events, rank), _shifted(self.replay, rank), self.block_tokens
+        )
 
 
 class Follower:
-    """One engine's task."""
+    """The task of one engine, or of one rank."""
 
     def __init__(
         self,
@@ -54,12 +65,19 @@ class Follower:
         memory: SharedMemory,
         slot: int,
         clock: Callable[[], float] = time.monotonic,
+        ranks: ChainRanks | None = None,
+        rank: int = 0,
     ) -> None:
-        """``slot``: the endpoint's, which the caller has acquired; ``clock``: that of all who write the prefix index."""
+        """``slot``: the endpoint's, which the caller has acquired; ``clock``: that of all who write the prefix index.
+
+        ``ranks``: what all ranks of the engine hold, where it has several: the index forgets of this ``rank`` only what no other holds.
+        """
         self._context = context
         self._target = target
         self._clock = clock
-        self._applier = Applier(memory, target.name, slot, target.block_tokens, Counts())
+        self._applier = Applier(memory, target.name, slot, target.block_tokens, Counts(), ranks, rank)
+        self._rank = rank
+        self._is_alone = ranks is None
         self._sequence = Sequence()
         self._turned = 0.0
         self.is_connected = False
@@ -74,6 +92,7 @@ class Follower:
         counts = {name: getattr(self.counts, name) for name in Counts.__struct_fields__}
         return {
             "endpoint": self._target.name,
+            "rank": self._rank,
             "connected": self.is_connected,
             "blocks": len(self._applier),
             "sequence": self._sequence.applied,
@@ -202,8 +221,13 @@ class Follower:
         self._sequence.apply(number, batch.time)
 
     async def _forget(self) -> None:
-        self._applier.clear()
-        await asyncio.to_thread(self._applier.forget_slot)
+        if self._is_alone:
+            self._applier.clear()
+            await asyncio.to_thread(self._applier.forget_slot)
+            return
+        with contextlib.closing(self._applier.release()) as pieces:
+            for _ in pieces:
+                await asyncio.sleep(0)
 
     async def _refresh(self) -> None:
         while True:
@@ -215,6 +239,12 @@ class Follower:
         if time.perf_counter() - self._turned > TURN_SECONDS:
             await asyncio.sleep(0)
             self._turned = time.perf_counter()
+
+
+def _shifted(address: str, rank: int) -> str:
+    """The same, so many ports further on; nowhere stays nowhere."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + rank}" if address else ""
 
 
 async def _until(monitor: Any, kinds: tuple[int, ...]) -> None:

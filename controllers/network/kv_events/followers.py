@@ -12,7 +12,8 @@ import zmq.asyncio
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots, SlotsFull, endpoint_identity
 from controllers.network.desired import DesiredState
-from controllers.network.kv_events.follower import Follower, Target
+from controllers.network.kv_events.follower import Target
+from controllers.network.kv_events.ranks import RankFollowers
 from gateway.datastore.model import Endpoint
 
 LOOK_SECONDS = 0.2
@@ -37,7 +38,8 @@ def targets(desired: DesiredState) -> dict[str, Target]:
 def _target(endpoint: Endpoint, block_tokens: int) -> Target:
     host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
     replay = f"tcp://{host}:{endpoint.replay_port}" if endpoint.replay_port else ""
-    return Target(endpoint.name, endpoint.identity, f"tcp://{host}:{endpoint.events_port}", replay, block_tokens)
+    live = f"tcp://{host}:{endpoint.events_port}"
+    return Target(endpoint.name, endpoint.identity, live, replay, block_tokens, endpoint.events_ranks)
 
 
 class Followers:
@@ -48,7 +50,7 @@ class Followers:
         self._wanted = wanted
         self._attached = attached
         self._memory: SharedMemory | None = None
-        self._running: dict[str, tuple[Target, Follower, asyncio.Task[None]]] = {}
+        self._running: dict[str, tuple[Target, RankFollowers, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -61,8 +63,8 @@ class Followers:
                 await self._end(list(self._running))
 
     def report(self) -> list[dict[str, Any]]:
-        """How each follower stands."""
-        return [follower.report() for _, follower, _ in self._running.values()]
+        """How each follower stands, a row a rank."""
+        return [row for _, followers, _ in self._running.values() for row in followers.reports()]
 
     async def _look(self, context: zmq.asyncio.Context) -> None:
         attached = self._attached()
@@ -86,8 +88,8 @@ class Followers:
         except SlotsFull as error:
             logger.warning("%s", error)
             return
-        follower = Follower(context, target, memory, slot)
-        self._running[target.identity] = target, follower, asyncio.create_task(follower.run())
+        followers = RankFollowers(context, target, memory, slot)
+        self._running[target.identity] = target, followers, asyncio.create_task(followers.run())
 
     async def _end(self, identities: Iterable[str]) -> None:
         tasks = [self._running.pop(identity)[2] for identity in identities]

@@ -150,6 +150,12 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
         ),
         (ENDPOINTS + "scheduling: {scorers: [{name: random}]}", "spec.scheduling.policy"),
         (ENDPOINTS + "scheduling: {filters: [{name: least-request}]}", "spec.scheduling.policy"),
+        (ENDPOINTS + "scheduling: {filters: [{name: lora-affinity}]}", "spec.scheduling.policy"),
+        (
+            ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: random}],"
+            " filters: [{name: lora-affinity, args: {maxWaitingRequests: 5}}]}",
+            "spec.scheduling.filters[0].args.maxWaitingRequests",
+        ),
         (ENDPOINTS + "scheduling: {policy: weighted}", "spec.scheduling.scorers"),
         (
             ENDPOINTS + "scheduling: {policy: weighted, scorers: [{name: kvcache-aware}]}",
@@ -179,7 +185,6 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
         (SESSION + "{headers: [a b]}}]}", "spec.scheduling.scorers[0].args.headers"),
         (SESSION + "{loadBound: 0.5}}]}", "spec.scheduling.scorers[0].args.loadBound"),
         (SESSION + "{header: [a]}}]}", "spec.scheduling.scorers[0].args.header"),
-        (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 1}}", "spec.prefixCache.tokenizer"),
         (
             ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: models/m, events: {port: 1}}",
             "spec.prefixCache.tokenizer",
@@ -191,6 +196,27 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
             "spec.prefixCache.events.replayPort",
         ),
         ("endpoints: [{name: e, address: a, events: {port: 70000}}]", "spec.endpoints[0].events.port"),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1, ranks: 65}}",
+            "spec.prefixCache.events.ranks",
+        ),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 65530, ranks: 7}}",
+            "spec.prefixCache.events.ranks",
+        ),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1, ranks: 0}}",
+            "spec.prefixCache.events.ranks",
+        ),
+        (
+            ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 5557, replayPort: 5558, ranks: 2}}",
+            "spec.prefixCache.events.replayPort",
+        ),
+        (
+            "endpoints: [{name: e, address: 10.0.0.1, events: {port: 5560, replayPort: 5557, ranks: 4}}]\n"
+            "prefixCache: {mode: tokens}",
+            "spec.endpoints[0].events.replayPort",
+        ),
         (
             ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1}, blockSize: 8193}",
             "spec.prefixCache.blockSize",
@@ -254,6 +280,9 @@ def test_arguments_of_the_reference_system_that_are_said_elsewhere_are_refused_w
         ("endpoints: [{name: e, address: a, events: {port: 1}}]", ["spec.endpoints[0].events"]),
         ("endpoints: [{name: e, address: a, role: prefill}]", ["spec.endpoints[0].role"]),
         (ENDPOINTS + "prefixCache: {mode: tokens, tokenizer: /m, events: {port: 1}}", []),
+        (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 1}}", []),
+        (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 5557, replayPort: 5565, ranks: 8}}", []),
+        (ENDPOINTS + "prefixCache: {mode: tokens, events: {port: 65528, ranks: 8}}", []),
         (
             "endpoints: [{name: e, address: a, events: {port: 1, replayPort: 2}}]\n"
             "prefixCache: {mode: tokens, tokenizer: /m, blockSize: 128}",

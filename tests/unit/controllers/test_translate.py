@@ -125,8 +125,14 @@ def test_the_least_request_filter_says_from_how_many_waiting_on(args, waiting):
     assert served(test_model_server.ENDPOINTS + spec).scheduling.maximum_waiting == waiting
 
 
-def test_without_a_filter_waiting_requests_are_no_matter():
-    assert served().scheduling.maximum_waiting == 0
+def test_without_a_filter_waiting_requests_and_adapters_are_no_matter():
+    assert (served().scheduling.maximum_waiting, served().scheduling.adapter_filter) == (0, False)
+
+
+def test_the_lora_affinity_filter_arrives():
+    spec = "scheduling: {policy: weighted, scorers: [{name: random}], filters: [{name: lora-affinity}]}"
+    found = served(test_model_server.ENDPOINTS + spec).scheduling
+    assert (found.adapter_filter, found.maximum_waiting) == (True, 0)
 
 
 def test_a_prefix_cache_can_be_off():

@@ -95,7 +95,17 @@ def test_names_of_scores() -> None:
     assert list(SCORES_BY_NAME) == [
         "least-request", "least-latency", "kv-usage", "prefix-cache", "random", "session", "kvcache-aware", "lora-affinity",
     ]  # fmt: skip
-    assert REASONS == ("", "wrong_role", "excluded", "full", "waiting", "gone", "ejected", "left_out")
+    assert REASONS == (
+        "",
+        "wrong_role",
+        "excluded",
+        "full",
+        "waiting",
+        "gone",
+        "ejected",
+        "left_out",
+        "without_adapter",
+    )
 
 
 @pytest.mark.parametrize("name", ["least_request", "", "Random", "lora_affinity"])
@@ -734,6 +744,44 @@ def test_what_an_engine_said_of_adapters_long_ago_does_not_count(fleet: Fleet) -
 def test_who_cannot_take_the_request_does_not_stand_for_those_that_do_not_say(fleet: Fleet) -> None:
     pool = with_adapters(fleet)
     assert fleet.scores(pool, weighted(lora_affinity=1), adapter=SQL, excluded=[1, 2, 3])[4] == 100
+
+
+AFFINE = Policy(by_cost=False, weights={"kv-usage": 1}, adapter_filter=True)
+
+
+def test_the_adapter_filter_leaves_who_has_it_or_room_for_it_or_does_not_say(fleet: Fleet) -> None:
+    pool = with_adapters(fleet)
+    assert fleet.dry(pool, AFFINE, adapter=SQL) is not None
+    rows = fleet.scheduler.explain(pool)
+    assert [row["filtered"] for row in rows] == ["", "", "without_adapter", "without_adapter", ""]
+    assert [row["adapter"] for row in rows] == ["loaded", "room", "queued", "taken", "untold"]
+    assert fleet.scheduler.filtered(pool) == {"without_adapter": 2}
+
+
+@pytest.mark.parametrize("excluded", [[0, 1], [0, 1, 4]])
+def test_the_adapter_filter_leaves_all_where_nobody_has_it_or_room_for_it(fleet: Fleet, excluded: list[int]) -> None:
+    pool = with_adapters(fleet)
+    chosen = fleet.dry(pool, AFFINE, adapter=SQL, excluded=excluded)
+    assert chosen is not None
+    assert fleet.scheduler.filtered(pool) == {"excluded": len(excluded)}
+
+
+def test_the_adapter_filter_says_nothing_of_a_request_without_an_adapter(fleet: Fleet) -> None:
+    pool = with_adapters(fleet)
+    fleet.dry(pool, AFFINE, adapter=SQL)
+    assert fleet.dry(pool, AFFINE) is not None
+    assert fleet.scheduler.filtered(pool) == {}
+
+
+def test_who_has_the_adapter_and_no_room_for_the_request_holds_back_nobody(fleet: Fleet) -> None:
+    pool = fleet.pool(2, most=1)
+    for position in range(2):
+        fleet.scrape(position)
+    fleet.scheduler.adapters.write(0, 0, 1, 1, [SQL])
+    fleet.scheduler.adapters.write(1, 0, 1, 1, [CHAT])
+    assert fleet.dry(pool, AFFINE, adapter=SQL)[0] == 0
+    fleet.scheduler.load.charge(0, 0, 1, 1)
+    assert fleet.dry(pool, AFFINE, adapter=SQL)[0] == 1
 
 
 def test_cost_of_loading_an_adapter(fleet: Fleet) -> None:

@@ -129,3 +129,36 @@ async def test_a_client_that_leaves_meanwhile_ends_its_request(fleet, monkeypatc
     assert fleet.client.sent == []
     check_released(fleet)
     await asyncio.sleep(0.4)
+
+
+async def test_without_a_tokenizer_an_engine_of_the_server_is_asked(tmp_path, folder):
+    server = Server(SERVER, prefix_cache=PrefixCache("tokens", SIZE, ""))
+    fleet = Fleet(tmp_path, settings=Settings(tokens=Tokens(budget_seconds=10)), server=server)
+    body = chat(LONG)
+    ids = ids_of(folder, body)
+    Engine(fleet, 1).holds(ids)
+    fleet.client.answers = [
+        Answer([json.dumps({"tokens": list(ids)}).encode()]),
+        Answer([WHOLE], length=len(WHOLE)),
+        Answer([WHOLE], length=len(WHOLE)),
+    ]
+    for _ in range(2):
+        exchange, status, _, _ = await request(fleet, body)
+        assert (status, exchange.placement.placed.endpoint.name) == (200, "default/e1")
+        assert exchange.prompt_tokens == len(ids)
+    assert [one[1] for one in fleet.client.sent] == ["/tokenize", CHAT, CHAT]
+    assert counted(fleet, "penstock_prompts_tokenised_total", outcome="engine", server=SERVER) == 2
+    check_released(fleet)
+
+
+async def test_what_no_engine_tokenises_is_matched_and_learned_by_text_and_counted(tmp_path):
+    server = Server(SERVER, prefix_cache=PrefixCache("tokens", SIZE, str(tmp_path / "missing")))
+    fleet = Fleet(tmp_path, settings=Settings(tokens=Tokens(budget_seconds=10)), server=server)
+    whole = [Answer([WHOLE], length=len(WHOLE)) for _ in range(3)]
+    fleet.client.answers = [Answer([b"{}"], 404), whole[0], Answer([b"{}"], 500), whole[1], whole[2]]
+    for _ in range(3):
+        exchange, status, _, _ = await request(fleet, chat(LONG * 20))
+        assert status == 200
+    assert exchange.placement.match_ratio == 1.0
+    for outcome in ("engine_missing", "engine_failed", "no_engine"):
+        assert counted(fleet, "penstock_prompts_tokenised_total", outcome=outcome, server=SERVER) == 1

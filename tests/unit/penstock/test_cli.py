@@ -22,7 +22,7 @@ from gateway import errors
 from gateway.admin.controllers_file import Told
 from gateway.admin.explain import Explainer
 from gateway.admin.state import State
-from gateway.datastore.model import Limit, Outlier, Server, Traffic
+from gateway.datastore.model import Limit, Outlier, PluginSpec, Scheduling, Server, Traffic
 from gateway.errors import PenstockError
 from gateway.settings import Settings, fields
 from penstock import __version__
@@ -535,6 +535,44 @@ def test_an_explanation_shows_the_choice_and_every_candidate(call, gateway):
 def test_an_explanation_is_json_for_who_wants_it(call, gateway):
     document = json.loads(call("explain", "m", "-o", "json", "--server", gateway.address)[1])
     assert document["route"] == "default/r"
+
+
+class Nearest:
+    """A plugin that leaves one out, and whose score fails."""
+
+    def filter(self, asked, candidates):
+        return [one for one in candidates if one.name == "default/e1"]
+
+    def score(self, asked, candidates):
+        raise RuntimeError("as told")
+
+
+class Likes:
+    def score(self, asked, candidates):
+        return [2.5] * len(candidates)
+
+
+def test_what_plugins_said_is_in_the_table(call, admin, tmp_path):
+    specs = (PluginSpec("near"), PluginSpec("likes", 2.0), PluginSpec("absent"))
+    fleet = Fleet(tmp_path, server=Server(SERVER, scheduling=Scheduling(plugins=specs)))
+    settings = Settings(scheduling_plugins=f"near={__name__}:Nearest likes={__name__}:Likes")
+    explainer = Explainer(fleet.memory, settings)
+    found = admin(
+        lambda path, request: (
+            200,
+            explainer.explain(fleet.replica.world, request[3], "/v1/chat/completions", request[2]),
+        )
+    )
+    out = call("explain", "m", "--server", found.address)[1]
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "plugin near is passed over, its score failed: RuntimeError: as told" in lines
+    assert any(line.startswith("plugin absent is passed over, its load failed: LookupError") for line in lines)
+    (header,) = [line for line in lines if line.startswith(("endpoint", "ENDPOINT"))]
+    assert header.lower().endswith("plugins")
+    (chosen,) = [line for line in lines if line.startswith("-> default/e1")]
+    assert chosen.endswith("near +0.0000, likes +5.0000")
+    (other,) = [line for line in lines if line.startswith("default/e0")]
+    assert (" left_out " in other, other.endswith("near left out")) == (True, True)
 
 
 @pytest.mark.parametrize("output", ["table", "json"])

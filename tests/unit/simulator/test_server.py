@@ -812,3 +812,10 @@ def test_an_answer_begins_with_a_capital_and_goes_on_for_ever():
     assert first[0][0].isupper()
     assert all(word.startswith(" ") for word in first[1:])
     assert first[:50] != [next(other) for _ in range(50)]
+
+
+async def test_tokenize_fails_as_told_and_answers_do_not(sim):
+    await sim.fault(kind="bad_tokenize", status=404)
+    asked = {"model": "demo", "prompt": "one two"}
+    assert (await sim.ask("/tokenize", asked))[0] == 404
+    assert (await sim.ask("/tokenize", asked))[0] == 200
