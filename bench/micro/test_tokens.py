@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.tokens.tokenizer import CHAT, PromptTokenizer
+from gateway.tokens.question import CHAT
+from gateway.tokens.tokenizer import PromptTokenizer
 from tests.support.tokenizer import CORPUS, make_tokenizer
 
 RANDOM = Random(1)

@@ -14,10 +14,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from gateway.tokens.conversation import Unsupported, conversation, named_template, tools, variables
+from gateway.tokens.question import CHAT, COMPLETIONS, LARGEST_ID
 from gateway.tokens.template import ChatTemplate
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-LARGEST_ID = (1 << 32) - 1
 _SPECIAL = (
     "bos_token",
     "eos_token",

@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.tokens.tokenizer import CHAT, PromptTokenizer
+from gateway.tokens.question import CHAT
+from gateway.tokens.tokenizer import PromptTokenizer
 from tests.support.examples import examples
 from tests.support.tokenizer import make_tokenizer
 

@@ -12,7 +12,8 @@ from gateway.datastore.model import PrefixCache, Server
 from gateway.datastore.token_seed import extra_bytes, token_seed
 from gateway.scheduling.place import Hashers
 from gateway.settings import Settings, Tokens
-from gateway.tokens.tokenizer import CHAT, PromptTokenizer
+from gateway.tokens.question import CHAT
+from gateway.tokens.tokenizer import PromptTokenizer
 from tests.support.tokenizer import make_tokenizer
 from tests.unit.gateway.fakes import Answer, Protocol, chat, make_exchange
 from tests.unit.gateway.fleet import SERVER, Fleet, route

@@ -10,9 +10,10 @@ import pytest
 from gateway.settings import Tokens
 from gateway.tokens import service as service_module
 from gateway.tokens.conversation import Unsupported, conversation, named_template, tools, variables
+from gateway.tokens.question import CHAT, COMPLETIONS
 from gateway.tokens.service import PromptTokens
 from gateway.tokens.template import ChatTemplate
-from gateway.tokens.tokenizer import CHAT, COMPLETIONS, PromptTokenizer, SegmentCache, UnusableFolder
+from gateway.tokens.tokenizer import PromptTokenizer, SegmentCache, UnusableFolder
 from tests.support.tokenizer import TEMPLATE, make_tokenizer
 
 HELLO = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Hello, river!"}]
