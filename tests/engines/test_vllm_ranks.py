@@ -13,7 +13,7 @@ from tests.support.client import chat
 from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.engines, pytest.mark.slow, pytest.mark.timeout(500)]
 
 PORT = 8303
 SENTENCE = "The river above the dam carries more water in spring than the turbines can take. "
