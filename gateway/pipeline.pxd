@@ -11,6 +11,7 @@ from gateway.reply cimport Replier
 from gateway.scheduling.place cimport Placer
 from gateway.routing.match cimport match
 from gateway.routing.split cimport split
+from gateway.scheduling.waiting_room cimport WaitingRoom
 from gateway.waiting cimport Run
 
 cdef class Parts:
@@ -19,7 +20,7 @@ cdef class Parts:
     cdef readonly RateLimiter limiter
     cdef readonly Placer placer
     cdef readonly object client
-    cdef readonly object room
+    cdef readonly WaitingRoom room
     cdef readonly RequestMetrics metrics
     cdef readonly object access_log
     cdef readonly Deadlines deadlines

@@ -1,4 +1,4 @@
-from _fastpath.usage cimport scan_usage
+from _fastpath.usage cimport Tail, events_in, scan_usage
 from gateway.admission.limits cimport RateLimiter
 from gateway.downstream.stream cimport ClientStream
 from gateway.downstream.usage_event cimport UsageEventFilter
@@ -15,12 +15,6 @@ cdef class Replier:
     cpdef note(self, Exchange exchange, long long size)
     cpdef list _headers(self, Exchange exchange, answer)
     cpdef list _with_details(self, Exchange exchange, list headers)
-
-cdef class Tail:
-    cdef object _pieces
-    cdef long long _size
-    cpdef add(self, bytes piece)
-    cpdef bytes text(self)
 
 cdef class Forwarding:
     cdef readonly Tail tail

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 
-from _fastpath.usage import scan_usage
+from _fastpath.usage import Tail, events_in, scan_usage
 from gateway import errors
 from gateway.admission.limits import RateLimiter
 from gateway.counting import Count
@@ -24,7 +23,6 @@ LARGEST_WHOLE = 1 << 20
 Headers = list[tuple[str, str]]
 _TAIL_BYTES = 4096
 _UNAVAILABLE = 503
-_EVENT = b"data: {"
 
 
 class Replier:
@@ -173,7 +171,7 @@ class Forwarding:
         if earlier:
             self._metrics.gap(self._gaps, exchange.last_byte - earlier)
         if self._events:
-            exchange.chunks += piece.count(_EVENT)
+            exchange.chunks += events_in(piece)
         self.tail.add(piece)
         if self._hidden is not None:
             piece = self._hidden.feed(piece)
@@ -184,25 +182,6 @@ class Forwarding:
         """The engine has said all. Raises ClientGone."""
         if self._hidden is not None and (rest := self._hidden.end()):
             self._stream.send(rest)
-
-
-class Tail:
-    """The last bytes of a stream, where engines say what they counted."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
-
-    def add(self, piece: bytes) -> None:
-        """The next piece; those that are too far back are dropped."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        while self._size - len(self._pieces[0]) >= _TAIL_BYTES:
-            self._size -= len(self._pieces.popleft())
-
-    def text(self) -> bytes:
-        """Up to 4 KB."""
-        return b"".join(self._pieces)[-_TAIL_BYTES:]
 
 
 def _note_status(exchange: Exchange, answer: Answer) -> None:
