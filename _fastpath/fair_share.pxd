@@ -41,5 +41,5 @@ cdef class FairShare:
     cdef Head* head(self, Place* place, uint64_t worker) noexcept nogil
     cdef bint waits(self, uint64_t server, double now, bint others) noexcept nogil
     cpdef bint is_waited(self, uint64_t server, double now) except -1
-    cpdef note(self, uint64_t server, uint64_t tenant, double now)
+    cpdef object note(self, uint64_t server, uint64_t tenant, double now)
     cpdef bint is_contested(self, uint64_t server, double now) except -1

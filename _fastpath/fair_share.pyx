@@ -103,7 +103,7 @@ cdef class FairShare:
                 return False
         return True
 
-    cpdef note(self, uint64_t server, uint64_t tenant, double now):
+    cpdef object note(self, uint64_t server, uint64_t tenant, double now):
         cdef Place* place = self.place(server)
         cdef uint64_t earlier = atomic_load_u64(&place.tenant)
         if earlier != tenant:

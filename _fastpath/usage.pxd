@@ -9,7 +9,7 @@ cdef class Tail:
     cdef uint8_t kept[TAIL_BYTES] # a ring: the byte at `size % TAIL_BYTES` is the next to be written
     cdef size_t size              # bytes of the whole stream so far
 
-    cpdef add(self, bytes piece)
+    cpdef object add(self, bytes piece)
     cpdef bytes text(self)
 
 cpdef object scan_usage(bytes text)

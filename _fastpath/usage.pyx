@@ -82,7 +82,7 @@ cdef class Tail:
     def __cinit__(self):
         self.size = 0
 
-    cpdef add(self, bytes piece):
+    cpdef object add(self, bytes piece):
         if piece is None:
             raise TypeError("piece must be bytes")
         cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(piece)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from _fastpath.log_line import server_timing
 from _fastpath.usage import Tail, events_in, scan_usage
 from gateway import errors
 from gateway.admission.limits import RateLimiter
@@ -38,6 +39,7 @@ class Replier:
         first_token: Callable[[Exchange], None],
     ) -> None:
         self._settings = settings
+        self._has_details = settings.response_details
         self._limiter = limiter
         self._metrics = metrics
         self._sockets = sockets
@@ -139,12 +141,11 @@ class Replier:
         return self._with_details(exchange, headers)
 
     def _with_details(self, exchange: Exchange, headers: Headers) -> Headers:
-        if self._settings.response_details and exchange.placement is not None:
-            overhead = (exchange.sent - exchange.started - exchange.waited) * 1000
-            first = ((exchange.first_byte or self._clock()) - exchange.sent) * 1000
-            queue = f"queue;dur={exchange.waited * 1000:.3f}, " if exchange.waited else ""
-            headers.append(("x-penstock-endpoint", exchange.placement.placed.endpoint.name))
-            headers.append(("server-timing", f"penstock;dur={overhead:.3f}, {queue}engine;dur={first:.3f}"))
+        if self._has_details and exchange.placement is not None:
+            overhead = exchange.sent - exchange.started - exchange.waited
+            first = (exchange.first_byte or self._clock()) - exchange.sent
+            headers.append(("x-penstock-endpoint", exchange.placement.placed.name))
+            headers.append(("server-timing", server_timing(overhead, exchange.waited, first)))
         return headers
 
 
@@ -198,7 +199,7 @@ def note(exchange: Exchange, error: PenstockError) -> None:
     exchange.error_message = error.message
 
 
-def estimated_output(exchange: Exchange) -> int:
+def estimated_output(exchange: Exchange) -> Count:
     """Tokens of an answer whose engine did not count them: events of a stream, or text by its length."""
     if exchange.chunks:
         return exchange.chunks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gateway.counting import Count
+
 LONGEST = 1 << 17
 """Tokens; an engine that says more is not believed for those to come."""
 _PRIOR_WEIGHT = 8
@@ -9,6 +11,8 @@ _PRIOR_WEIGHT = 8
 _SLOWEST_WEIGHT = 1 / 64
 """Of the newest answer, however many there were before."""
 _MOST_KINDS = 10_000
+Kind = tuple[str, str, str]
+"""Route, model and operation."""
 
 
 def of_all(each: int, most: int, choices: int) -> int:
@@ -37,17 +41,17 @@ class OutputEstimates:
         self._prior = prior
         self._lengths: dict[tuple[str, str, str], AnswerLength] = {}
 
-    def expected(self, kind: tuple[str, str, str], most: int, choices: int) -> int:
+    def expected(self, kind: Kind, most: Count, choices: Count) -> Count:
         """Tokens to expect of a request that names ``most`` for each of its choices, below 0 for none."""
-        length = self._lengths.get(kind)
+        length: AnswerLength | None = self._lengths.get(kind)
         return of_all(self._prior if length is None else max(1, round(length.mean)), most, choices)
 
-    def learn(self, kind: tuple[str, str, str], tokens: int, most: int, choices: int) -> None:
+    def learn(self, kind: Kind, tokens: Count, most: Count, choices: Count) -> None:
         """A request was answered with so many tokens in all.
 
         One that was cut off where it asked to be says nothing of longer answers: it counts only when it is longer than what is expected.
         """
-        length = self._lengths.get(kind)
+        length: AnswerLength | None = self._lengths.get(kind)
         each = min(tokens, LONGEST * choices) / choices
         if 0 <= most <= each and each < (self._prior if length is None else length.mean):
             return

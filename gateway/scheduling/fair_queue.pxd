@@ -10,7 +10,7 @@ cdef class FairQueue:
     cdef double _credit
     cdef object _share
     cdef readonly unsigned long long server
-    cdef list _line
-    cdef dict _counts
+    cdef readonly list _line
+    cdef readonly dict _counts
     cdef long long _joined
     cpdef Waiter next(self)
