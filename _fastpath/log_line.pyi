@@ -43,4 +43,4 @@ def server_timing(overhead: float, waited: float, first: float) -> str:
     """The value of ``server-timing``, of seconds: ours before the request went out, in the queue (left out when 0), and the engine's."""
 
 def moment(seconds: str, milliseconds: int) -> str:
-    """A time of RFC 3339 in UTC, of its first part and 0 to 999 milliseconds. Raises ValueError for others, and for a part of more than 32 bytes."""
+    """A time of RFC 3339 in UTC, of its first part (up to 32 bytes) and 0 to 999 milliseconds. Raises ValueError for others."""

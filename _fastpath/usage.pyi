@@ -1,5 +1,7 @@
 """How many tokens an answer used, from the last bytes of it; those bytes of a stream, and its events."""
 
+from typing import final
+
 def scan_usage(text: bytes) -> tuple[int, int, int] | None:
     """Prompt, completion and cached tokens of the last ``usage`` object in the tail of an answer, None when there is none.
 
@@ -9,6 +11,7 @@ def scan_usage(text: bytes) -> tuple[int, int, int] | None:
 def events_in(piece: bytes) -> int:
     """Server-sent events with a JSON object that begin in a piece of a stream. An event whose beginning is cut in two counts nowhere."""
 
+@final
 class Tail:
     """The last 4 KB of a stream, where engines say what they counted."""
 
