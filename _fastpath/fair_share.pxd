@@ -40,3 +40,6 @@ cdef class FairShare:
     cdef Place* place(self, uint64_t server) noexcept nogil
     cdef Head* head(self, Place* place, uint64_t worker) noexcept nogil
     cdef bint waits(self, uint64_t server, double now, bint others) noexcept nogil
+    cpdef bint is_waited(self, uint64_t server, double now) except -1
+    cpdef object note(self, uint64_t server, uint64_t tenant, double now)
+    cpdef bint is_contested(self, uint64_t server, double now) except -1

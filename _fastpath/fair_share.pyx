@@ -102,7 +102,7 @@ cdef class FairShare:
         if atomic_load_u64(&head.server) == server:
             atomic_store_u64(&head.server, 0)
 
-    def is_waited(self, uint64_t server, double now):
+    cpdef bint is_waited(self, uint64_t server, double now) except -1:
         return self.waits(server, now, True)
 
     def is_first(self, uint64_t server, int64_t priority, double tag, double now):
@@ -119,7 +119,7 @@ cdef class FairShare:
                 return False
         return True
 
-    def note(self, uint64_t server, uint64_t tenant, double now):
+    cpdef object note(self, uint64_t server, uint64_t tenant, double now):
         cdef Place* place = self.place(server)
         cdef uint64_t earlier = atomic_load_u64(&place.tenant)
         if earlier != tenant:
@@ -127,7 +127,7 @@ cdef class FairShare:
                 atomic_relax_f64(&place.contested, now)
             atomic_store_u64(&place.tenant, tenant)
 
-    def is_contested(self, uint64_t server, double now):
+    cpdef bint is_contested(self, uint64_t server, double now) except -1:
         cdef double at = atomic_relaxed_f64(&self.place(server).contested)
         return at > 0 and now - at <= CONTESTED
 

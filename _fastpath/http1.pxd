@@ -52,4 +52,5 @@ cdef class BodyReader:
     cdef const char* _size_byte(self, unsigned char byte) noexcept nogil
     cdef const char* _overhead_byte(self, unsigned char byte) noexcept nogil
 
+cpdef object body_of(Head head)
 cpdef object parse_head(bytes data, size_t start=*)

@@ -46,3 +46,6 @@ class BodyReader:
 
     def end(self) -> bool:
         """The connection has ended: whether the body is whole."""
+
+def body_of(head: Head) -> BodyReader:
+    """The reader of the body that comes after a head."""

@@ -1,7 +1,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, strlen
 
 cdef enum:
     LONGEST_SIZE = 15             # hexadecimal digits: more bytes than any answer has
@@ -16,11 +16,17 @@ cdef uint64_t LARGEST_LENGTH = <uint64_t>1 << 60
 
 
 # Headers of the engine's connection, and those in which the gateway speaks for itself: they go to no client.
-cdef frozenset _dropped = frozenset((
-    "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-connection", "server", "server-timing",
-    "te", "trailer", "transfer-encoding", "upgrade", "x-request-id",
-))
-cdef str _ours = "x-penstock-"
+cdef enum:
+    DROPPED = 13
+cdef const char* _dropped[DROPPED]
+_dropped[:] = [
+    b"connection", b"content-length", b"date", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"server", b"server-timing",
+    b"te", b"trailer", b"transfer-encoding", b"upgrade", b"x-request-id",
+]
+cdef size_t _dropped_bytes[DROPPED]
+cdef int _place
+for _place in range(DROPPED):
+    _dropped_bytes[_place] = strlen(_dropped[_place])
 
 # Characters of a header's name (RFC 9110, token), in lower case; 0 for every other byte.
 cdef unsigned char _token[256]
@@ -45,6 +51,19 @@ cdef inline int _digit(unsigned char byte) noexcept nogil:
     if 65 <= byte <= 70:
         return byte - 55
     return -1
+
+
+cdef inline bint _is(const unsigned char* name, size_t length, const char* other, size_t other_length) noexcept nogil:
+    return length == other_length and memcmp(name, other, length) == 0
+
+
+# Whether a header goes to no client.
+cdef bint _is_dropped(const unsigned char* name, size_t length) noexcept nogil:
+    cdef int i
+    for i in range(DROPPED):
+        if _is(name, length, _dropped[i], _dropped_bytes[i]):
+            return True
+    return length >= 11 and memcmp(name, b"x-penstock-", 11) == 0
 
 
 # The line from `at` on: its length without CR LF. -1: it does not end here yet. -2: it is no line.
@@ -147,28 +166,27 @@ cdef class Head:
             first += 1
         while last > first and (line[last - 1] == 32 or line[last - 1] == 9):
             last -= 1
-        cdef str key = PyUnicode_DecodeASCII(<const char*>name, colon, NULL)
-        cdef bytes value
-        if key in _dropped:
-            if key == "content-length":
+        # compared as bytes: of most answers' headers no text is made but of the content type
+        if _is_dropped(name, colon):
+            if _is(name, colon, b"content-length", 14):
                 self._content_length(line + first, last - first)
-            elif key == "transfer-encoding":
-                value = (<const char*>line)[first:last]
-                if self.chunked or value.lower() != b"chunked":
+            elif _is(name, colon, b"transfer-encoding", 17):
+                if self.chunked or (<const char*>line)[first:last].lower() != b"chunked":
                     raise FramingError("a transfer-encoding other than chunked")
                 self.chunked = True
-            elif key == "connection":
+            elif _is(name, colon, b"connection", 10):
                 self._connection((<const char*>line)[first:last])
-            return 0
-        if key.startswith(_ours):
             return 0
         for i in range(first, last):
             if line[i] >= 127 or line[i] == 9:
                 return 0                  # what RSGI could not pass on as it is
-        cdef str text = PyUnicode_DecodeASCII(<const char*>line + first, last - first, NULL)
-        if key == "content-type":
-            self.is_event_stream = text.startswith("text/event-stream")
-        self.headers.append((key, text))
+        cdef str key
+        if _is(name, colon, b"content-type", 12):
+            key = "content-type"
+            self.is_event_stream = last - first >= 17 and memcmp(line + first, b"text/event-stream", 17) == 0
+        else:
+            key = PyUnicode_DecodeASCII(<const char*>name, colon, NULL)
+        self.headers.append((key, PyUnicode_DecodeASCII(<const char*>line + first, last - first, NULL)))
         return 0
 
     cdef int _content_length(self, const unsigned char* value, size_t length) except -1:
@@ -194,6 +212,18 @@ cdef class Head:
             elif name != "keep-alive":
                 self.hop_names = (*(self.hop_names or ()), name)
         return 0
+
+
+cpdef object body_of(Head head):
+    if head is None:
+        raise TypeError("head must be there")
+    cdef BodyReader body = BodyReader.__new__(BodyReader)
+    cdef object length = head.length
+    body.framing = CHUNKED if head.chunked else UNTIL_CLOSE if length is None else LENGTH
+    if body.framing == LENGTH:
+        body.left = length
+        body.complete = body.left == 0
+    return body
 
 
 @cython.final

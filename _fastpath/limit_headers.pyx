@@ -1,7 +1,9 @@
+from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.math cimport floor
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from _fastpath.atomics cimport atomic_load_f64, atomic_load_u64
+from _fastpath.log_line cimport _thousandths, _whole
 from _fastpath.token_bucket cimport Bucket, LimitSet, PLACE_BITS, PLACE_MASK, REQUESTS, _limits, _moment, _span
 
 cdef tuple NAMES = (
@@ -12,13 +14,16 @@ cdef double LARGEST = 9e15
 
 
 cdef str _decimal(double value):
-    return str(<int64_t>min(max(floor(value + 0.5), 0.0), LARGEST))
+    cdef uint8_t digits[24]
+    cdef uint8_t* end = _whole(digits, <int64_t>min(max(floor(value + 0.5), 0.0), LARGEST))
+    return PyUnicode_DecodeASCII(<const char*>digits, end - digits, NULL)
 
 
 cdef str _seconds(double value):
-    cdef int64_t milliseconds = <int64_t>min(max(value * 1000 + 0.5, 0.0), LARGEST)
-    cdef int64_t rest = milliseconds % 1000
-    return f"{milliseconds // 1000}.{rest // 100}{rest // 10 % 10}{rest % 10}s"
+    cdef uint8_t digits[32]
+    cdef uint8_t* end = _thousandths(digits, min(max(value, 0.0), LARGEST / 1000))
+    end[0] = c's'
+    return PyUnicode_DecodeASCII(<const char*>digits, end + 1 - digits, NULL)
 
 
 cpdef list limit_headers(TokenBuckets buckets, LimitSet limits, uint64_t now):

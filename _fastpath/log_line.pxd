@@ -12,6 +12,8 @@ cpdef bytes request_line(
     bint cancelled, str error_code, str error_source, str error_message, str tenant,
     str refusal, double waited, bytes decision=*,
 )
+cpdef str server_timing(double overhead, double waited, double first)
+cpdef str moment(str seconds, int64_t milliseconds)
 cdef uint8_t* _raw(uint8_t* at, const char* text, size_t length) noexcept nogil
 cdef uint8_t* _whole(uint8_t* at, int64_t value) noexcept nogil
 cdef uint8_t* _thousandths(uint8_t* at, double value) noexcept nogil

@@ -1,4 +1,4 @@
-"""One line of the access log."""
+"""One line of the access log, and other texts that are times."""
 
 def request_line(
     timestamp: str,
@@ -38,3 +38,9 @@ def request_line(
     with room) when it is 0, ``decision`` (JSON, written as it is) when it is empty. ASCII control characters are escaped. Raises
     UnicodeEncodeError for half of a surrogate pair.
     """
+
+def server_timing(overhead: float, waited: float, first: float) -> str:
+    """The value of ``server-timing``, of seconds: ours before the request went out, in the queue (left out when 0), and the engine's."""
+
+def moment(seconds: str, milliseconds: int) -> str:
+    """A time of RFC 3339 in UTC, of its first part (up to 32 bytes) and 0 to 999 milliseconds. Raises ValueError for others."""

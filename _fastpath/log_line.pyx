@@ -1,4 +1,5 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.math cimport isfinite
 from libc.string cimport memcpy
 
@@ -165,4 +166,29 @@ cpdef bytes request_line(
         at = _raw(at, b',"decision":', 12)
         at = _raw(at, PyBytes_AS_STRING(decision), PyBytes_GET_SIZE(decision))
     at = _raw(at, b"}\n", 2)
-    return line[:at - start]
+    return PyBytes_FromStringAndSize(<const char*>start, at - start)
+
+
+cpdef str server_timing(double overhead, double waited, double first):
+    cdef uint8_t text[160]
+    cdef uint8_t* at = _thousandths(_raw(text, b"penstock;dur=", 13), overhead * 1000)
+    if waited > 0:
+        at = _thousandths(_raw(at, b", queue;dur=", 12), waited * 1000)
+    at = _thousandths(_raw(at, b", engine;dur=", 13), first * 1000)
+    return PyUnicode_DecodeASCII(<const char*>text, at - text, NULL)
+
+
+cpdef str moment(str seconds, int64_t milliseconds):
+    cdef uint8_t text[64]
+    cdef uint8_t* at = text
+    cdef Py_ssize_t size = 0
+    cdef const char* utf8 = PyUnicode_AsUTF8AndSize(seconds, &size)
+    if size > 32 or not 0 <= milliseconds < 1000:
+        raise ValueError("a moment is a time of up to 32 characters and 0 to 999 milliseconds")
+    at = _raw(at, utf8, size)
+    at[0] = 46
+    at[1] = <uint8_t>(48 + milliseconds // 100)
+    at[2] = <uint8_t>(48 + milliseconds // 10 % 10)
+    at[3] = <uint8_t>(48 + milliseconds % 10)
+    at = _raw(at + 4, b"+00:00", 6)
+    return PyUnicode_DecodeASCII(<const char*>text, at - text, NULL)

@@ -1,6 +1,7 @@
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memcmp
+from libc.string cimport memchr, memcmp, memcpy
 from _fastpath.grammar cimport is_digit, is_space
 
 
@@ -56,3 +57,53 @@ cpdef object scan_usage(bytes text):
             cached = _number_after(here, window, length - left, b'"cached_tokens"', 15)
             return (prompt, max(completion, <int64_t>0), cached)
     return None
+
+
+# Looked for by the brace: in text of JSON it is rarer than any letter of `data`, and what stands before it is compared at once.
+cpdef Py_ssize_t events_in(bytes piece) except -1:
+    if piece is None:
+        raise TypeError("piece must be bytes")
+    cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(piece)
+    cdef const uint8_t* end = start + PyBytes_GET_SIZE(piece)
+    cdef const uint8_t* here = start
+    cdef Py_ssize_t count = 0
+    while here < end:
+        here = <const uint8_t*>memchr(here, c'{', end - here)
+        if here == NULL:
+            break
+        if here - start >= 6 and memcmp(here - 6, b"data: ", 6) == 0:
+            count += 1
+        here += 1
+    return count
+
+
+@cython.final
+cdef class Tail:
+    def __cinit__(self):
+        self.size = 0
+
+    cpdef object add(self, bytes piece):
+        if piece is None:
+            raise TypeError("piece must be bytes")
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(piece)
+        cdef size_t length = PyBytes_GET_SIZE(piece)
+        cdef size_t at, first
+        if length > TAIL_BYTES:
+            self.size += length - TAIL_BYTES
+            data += length - TAIL_BYTES
+            length = TAIL_BYTES
+        at = self.size % TAIL_BYTES
+        first = min(length, TAIL_BYTES - at)
+        memcpy(self.kept + at, data, first)
+        memcpy(self.kept, data + first, length - first)
+        self.size += length
+
+    cpdef bytes text(self):
+        cdef size_t at = self.size % TAIL_BYTES
+        cdef bytes found
+        if self.size <= TAIL_BYTES:
+            return PyBytes_FromStringAndSize(<const char*>self.kept, self.size)
+        found = PyBytes_FromStringAndSize(NULL, TAIL_BYTES)
+        memcpy(PyBytes_AS_STRING(found), self.kept + at, TAIL_BYTES - at)
+        memcpy(PyBytes_AS_STRING(found) + TAIL_BYTES - at, self.kept, at)
+        return found

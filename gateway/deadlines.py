@@ -31,21 +31,24 @@ class Deadlines:
         self._slots: list[list[Entry]] = [[] for _ in range(_SLOTS)]
         self._at = int(clock() / TICK_SECONDS)
         self._count = 0
+        self._tick = TICK_SECONDS  # here it is a C number, and so is what it is compared with
+        self._farthest = int(LONGEST_SECONDS / TICK_SECONDS)
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, entry: Entry, due: float) -> float:
         """Have it looked at when ``due`` has come, a tick or two later at most, and earlier when it is far off: the time that will be."""
-        place = int(due / TICK_SECONDS) + 1
-        farthest = self._at + int(LONGEST_SECONDS / TICK_SECONDS)
         if self._count == 0:
             self._at = int(self._clock() / TICK_SECONDS)
-            farthest = self._at + int(LONGEST_SECONDS / TICK_SECONDS)
-        place = min(max(place, self._at + 1), farthest)
-        self._slots[place % _SLOTS].append(entry)
+        place = self._at + self._farthest
+        if due < place * self._tick:
+            place = int(due / self._tick)
+            place = (place if place > self._at else self._at) + 1
+        slot: list[Entry] = self._slots[place % _SLOTS]
+        slot.append(entry)
         self._count += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._turn)
-        return place * TICK_SECONDS
+        return place * self._tick
 
     def close(self) -> None:
         """Look no more."""

@@ -2,13 +2,14 @@ from gateway.exchange cimport Exchange
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.scheduling.health cimport HealthNotes
 from gateway.scheduling.place cimport Placer, session_of
+from gateway.scheduling.waiting_room cimport WaitingRoom
 from gateway.upstream.retry cimport RetryBudget
 
 cdef class Dispatcher:
     cdef Placer _placer
     cdef object _client
     cdef RequestMetrics _metrics
-    cdef object _room
+    cdef WaitingRoom _room
     cdef object _tokens, _engine_tokens
     cdef bint _forwards_authorization
     cdef object _in_flight

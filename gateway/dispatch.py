@@ -73,7 +73,7 @@ class Dispatcher:
         """The head of an engine's answer. Raises PenstockError when there is none."""
         assert exchange.server is not None
         assert exchange.scan is not None
-        traffic = exchange.server.server.traffic
+        traffic = exchange.server.traffic
         exchange.hashes = await self._hash_tokens(exchange) if exchange.server.matches_tokens else None
         exchange.is_learned = exchange.hashes is None  # an engine that tells of its blocks tells of this one too
         if exchange.hashes is None:
@@ -120,9 +120,9 @@ class Dispatcher:
             if exchange.usage is not None and exchange.is_learned:
                 correction = self._placer.correct(placement, exchange.hashes, exchange.usage, exchange.sent)
                 if correction:
-                    self._metrics.corrected(placement.pool.server.name, correction)
+                    self._metrics.corrected(placement.pool.name, correction)
             self._note_session(exchange)
-            self._room.move(placement.pool.server.name)
+            self._room.move(placement.pool.name)
 
     async def _hash_tokens(self, exchange: Exchange) -> BlockHashes | None:
         """Hashes by token, None for a prompt whose ids cannot be had in time: it is matched, and learned, by its text."""
@@ -144,7 +144,7 @@ class Dispatcher:
         """Whether it has an endpoint without waiting. Raises PenstockError when waiting would not help."""
         assert exchange.server is not None
         try:
-            return not self._room.comes(exchange.server.server.name, exchange.tenant) and self._has_room(exchange)
+            return not self._room.comes(exchange.server.name, exchange.tenant) and self._has_room(exchange)
         except PenstockError as error:
             self._metrics.unplaced(exchange, error.code)
             raise
@@ -179,7 +179,7 @@ class Dispatcher:
         assert exchange.matched is not None
         begun = self._clock()
         adapter = adapter_of(exchange.model) if exchange.matched.is_adapter else 0
-        narrow = not is_owed and self._room.is_contested(exchange.server.server.name)
+        narrow = not is_owed and self._room.is_contested(exchange.server.name)
         placement = self._placer.place(
             exchange.server,
             exchange.hashes,
@@ -223,7 +223,7 @@ class Dispatcher:
     async def _wait(self, exchange: Exchange) -> None:
         """In turn, until an endpoint has room. Raises QueueFull."""
         assert exchange.server is not None
-        name = exchange.server.server.name
+        name = exchange.server.name
         waiter = waiter_of(exchange, partial(self._place_in_turn, exchange))
         session = self._waiting_session(exchange)
         waiter.answered = self._room.last_answer(name, session) if session else 0.0
@@ -247,7 +247,7 @@ class Dispatcher:
         """A conversation had its answer: its next request may go before others of its tenant."""
         session = self._waiting_session(exchange) if exchange.first_byte and exchange.status < 400 else 0
         if session and exchange.server is not None:
-            self._room.answered(exchange.server.server.name, session)
+            self._room.answered(exchange.server.name, session)
 
     async def _pause(self, attempt: int, interval: float) -> None:
         """The first retry goes to another endpoint at once; further ones wait, longer each time, with jitter."""

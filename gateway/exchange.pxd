@@ -7,8 +7,15 @@ from gateway.scheduling.place cimport Placement
 from gateway.scheduling.pool cimport ServerPool
 from gateway.waiting cimport Run
 
+cdef class Operation:
+    cdef readonly str name, prompt
+    cdef readonly bint counts_in_stream, takes_cache_salt
+
 cdef class Exchange:
-    cdef public object scope, protocol, path, operation, request_id, header, done, usage
+    cdef public object scope, protocol, header, done
+    cdef public str path, request_id
+    cdef public Operation operation
+    cdef public tuple usage
     cdef public str error_code, error_source, error_message, refusal
     cdef public bytes body, decision
     cdef public tuple tried

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from _fastpath.hashing import BlockHashes
@@ -20,16 +19,18 @@ from gateway.waiting import Run
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
 class Operation:
     """What a path of the inference port does: its name for metrics, and the member that must hold the prompt."""
 
-    name: str
-    prompt: str | None
-    counts_in_stream: bool = False
-    """Whether ``stream_options.include_usage`` makes its streams end with a count of tokens."""
-    takes_cache_salt: bool = False
-    """Whether engines keep what they cache of it apart by ``cache_salt``."""
+    def __init__(
+        self, name: str, prompt: str | None, counts_in_stream: bool = False, takes_cache_salt: bool = False
+    ) -> None:
+        self.name = name
+        self.prompt = prompt
+        self.counts_in_stream = counts_in_stream
+        """Whether ``stream_options.include_usage`` makes its streams end with a count of tokens."""
+        self.takes_cache_salt = takes_cache_salt
+        """Whether engines keep what they cache of it apart by ``cache_salt``."""
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -1,4 +1,5 @@
-from _fastpath.scanner cimport Forbidden, scan
+cimport cython
+from _fastpath.scanner cimport Forbidden, Scan, scan
 from gateway.exchange cimport Exchange
 
 cdef class BodyLedger:
@@ -12,4 +13,6 @@ cdef class BodyLedger:
     cpdef give(self, long long count)
 
 cpdef check_headers(Exchange exchange, requests)
+cpdef long long choices_of(Scan found) except? -1
+@cython.locals(found=Scan, wanted=str)
 cpdef scan_body(Exchange exchange, settings, Forbidden forbidden=*, Forbidden refused=*)

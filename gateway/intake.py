@@ -25,16 +25,16 @@ class BodyLedger:
     def __init__(self, most: int, clock: Callable[[], float]) -> None:
         self._most = most
         self._clock = clock
-        self._arriving: dict[int, tuple[Exchange, float]] = {}
+        self._arriving: dict[Exchange, float] = {}
         self.held = 0
 
     def begin(self, exchange: Exchange) -> None:
         """Its body is on its way."""
-        self._arriving[id(exchange)] = (exchange, self._clock())
+        self._arriving[exchange] = self._clock()
 
     def end(self, exchange: Exchange) -> None:
         """It has come, or never will."""
-        self._arriving.pop(id(exchange), None)
+        self._arriving.pop(exchange, None)
 
     def take(self, count: Count) -> None:
         """Room for so many bytes; when there is none, the body that has been on its way for longest is given up. Raises Overloaded."""
@@ -48,11 +48,11 @@ class BodyLedger:
         self.held -= count
 
     def _give_up_one(self) -> bool:
-        for identity, (exchange, since) in self._arriving.items():
+        for exchange, since in self._arriving.items():
             if self._clock() - since < PATIENCE_SECONDS:
                 return False  # those behind it came later
             if exchange.run is not None:
-                del self._arriving[identity]
+                del self._arriving[exchange]
                 exchange.run.throw(
                     RequestTimeout(
                         "The body came too slowly while the gateway had no room for others.", extra_headers=_CLOSE
@@ -160,7 +160,7 @@ def scan_body(
         exchange.prompt_tokens = max(1, (found.prompt_end - found.prompt_start) // BYTES_PER_TOKEN)
 
 
-def choices_of(found: Scan) -> int:
+def choices_of(found: Scan) -> Count:
     """Answers that a request asks for at once, within bounds."""
     return max(1, min(found.choices, 128))
 

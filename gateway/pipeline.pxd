@@ -1,3 +1,5 @@
+cimport cython
+from _fastpath.scanner cimport Scan
 from gateway.admission.limits cimport RateLimiter
 from gateway.admission.output_estimates cimport OutputEstimates
 from gateway.deadlines cimport Deadlines
@@ -5,12 +7,13 @@ from gateway.dispatch cimport Dispatcher
 from gateway.exchange cimport Exchange
 from gateway.identity.gate cimport Gate
 from _fastpath.scanner cimport Forbidden
-from gateway.intake cimport BodyLedger, check_headers, scan_body
+from gateway.intake cimport BodyLedger, check_headers, choices_of, scan_body
 from gateway.observability.metrics cimport RequestMetrics
-from gateway.reply cimport Replier
+from gateway.reply cimport Replier, estimated_output
 from gateway.scheduling.place cimport Placer
 from gateway.routing.match cimport match
 from gateway.routing.split cimport split
+from gateway.scheduling.waiting_room cimport WaitingRoom
 from gateway.waiting cimport Run
 
 cdef class Parts:
@@ -20,7 +23,7 @@ cdef class Parts:
     cdef readonly OutputEstimates estimates
     cdef readonly Placer placer
     cdef readonly object client
-    cdef readonly object room
+    cdef readonly WaitingRoom room
     cdef readonly RequestMetrics metrics
     cdef readonly object access_log
     cdef readonly Deadlines deadlines
@@ -41,8 +44,13 @@ cdef class Pipeline:
     cpdef bint _admit(self, Exchange exchange) except -1
     cpdef _permit(self, Exchange exchange)
     cpdef _match(self, Exchange exchange)
+    @cython.locals(found=Scan)
     cpdef _expect(self, Exchange exchange)
     cpdef bint _limit(self, Exchange exchange) except -1
     cpdef _split(self, Exchange exchange)
     cpdef _let_go_of_body(self, Exchange exchange)
+    @cython.locals(now=double, found=Scan)
     cpdef _finish(self, Exchange exchange)
+
+cpdef tuple _kind(Exchange exchange)
+cpdef tuple _used(Exchange exchange)

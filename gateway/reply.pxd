@@ -1,4 +1,5 @@
-from _fastpath.usage cimport scan_usage
+from _fastpath.log_line cimport server_timing
+from _fastpath.usage cimport Tail, events_in, scan_usage
 from gateway.admission.limits cimport RateLimiter
 from gateway.downstream.stream cimport ClientStream
 from gateway.downstream.usage_event cimport UsageEventFilter
@@ -7,6 +8,7 @@ from gateway.observability.metrics cimport RequestMetrics
 
 cdef class Replier:
     cdef object _settings, _sockets, _clock, _first_token
+    cdef bint _has_details
     cdef RateLimiter _limiter
     cdef RequestMetrics _metrics
     cpdef bint answer_at_once(self, Exchange exchange, answer) except -1
@@ -16,11 +18,7 @@ cdef class Replier:
     cpdef list _headers(self, Exchange exchange, answer)
     cpdef list _with_details(self, Exchange exchange, list headers)
 
-cdef class Tail:
-    cdef object _pieces
-    cdef long long _size
-    cpdef add(self, bytes piece)
-    cpdef bytes text(self)
+cpdef long long estimated_output(Exchange exchange) except? -1
 
 cdef class Forwarding:
     cdef readonly Tail tail

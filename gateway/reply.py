@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 
-from _fastpath.usage import scan_usage
+from _fastpath.log_line import server_timing
+from _fastpath.usage import Tail, events_in, scan_usage
 from gateway import errors
 from gateway.admission.limits import RateLimiter
 from gateway.counting import Count
@@ -24,7 +24,6 @@ LARGEST_WHOLE = 1 << 20
 Headers = list[tuple[str, str]]
 _TAIL_BYTES = 4096
 _UNAVAILABLE = 503
-_EVENT = b"data: {"
 
 
 class Replier:
@@ -40,6 +39,7 @@ class Replier:
         first_token: Callable[[Exchange], None],
     ) -> None:
         self._settings = settings
+        self._has_details = settings.response_details
         self._limiter = limiter
         self._metrics = metrics
         self._sockets = sockets
@@ -141,12 +141,11 @@ class Replier:
         return self._with_details(exchange, headers)
 
     def _with_details(self, exchange: Exchange, headers: Headers) -> Headers:
-        if self._settings.response_details and exchange.placement is not None:
-            overhead = (exchange.sent - exchange.started - exchange.waited) * 1000
-            first = ((exchange.first_byte or self._clock()) - exchange.sent) * 1000
-            queue = f"queue;dur={exchange.waited * 1000:.3f}, " if exchange.waited else ""
-            headers.append(("x-penstock-endpoint", exchange.placement.placed.endpoint.name))
-            headers.append(("server-timing", f"penstock;dur={overhead:.3f}, {queue}engine;dur={first:.3f}"))
+        if self._has_details and exchange.placement is not None:
+            overhead = exchange.sent - exchange.started - exchange.waited
+            first = (exchange.first_byte or self._clock()) - exchange.sent
+            headers.append(("x-penstock-endpoint", exchange.placement.placed.name))
+            headers.append(("server-timing", server_timing(overhead, exchange.waited, first)))
         return headers
 
 
@@ -173,7 +172,7 @@ class Forwarding:
         if earlier:
             self._metrics.gap(self._gaps, exchange.last_byte - earlier)
         if self._events:
-            exchange.chunks += piece.count(_EVENT)
+            exchange.chunks += events_in(piece)
         self.tail.add(piece)
         if self._hidden is not None:
             piece = self._hidden.feed(piece)
@@ -184,25 +183,6 @@ class Forwarding:
         """The engine has said all. Raises ClientGone."""
         if self._hidden is not None and (rest := self._hidden.end()):
             self._stream.send(rest)
-
-
-class Tail:
-    """The last bytes of a stream, where engines say what they counted."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
-
-    def add(self, piece: bytes) -> None:
-        """The next piece; those that are too far back are dropped."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        while self._size - len(self._pieces[0]) >= _TAIL_BYTES:
-            self._size -= len(self._pieces.popleft())
-
-    def text(self) -> bytes:
-        """Up to 4 KB."""
-        return b"".join(self._pieces)[-_TAIL_BYTES:]
 
 
 def _note_status(exchange: Exchange, answer: Answer) -> None:
@@ -219,7 +199,7 @@ def note(exchange: Exchange, error: PenstockError) -> None:
     exchange.error_message = error.message
 
 
-def estimated_output(exchange: Exchange) -> int:
+def estimated_output(exchange: Exchange) -> Count:
     """Tokens of an answer whose engine did not count them: events of a stream, or text by its length."""
     if exchange.chunks:
         return exchange.chunks

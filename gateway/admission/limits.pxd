@@ -14,3 +14,5 @@ cdef class RateLimiter:
     cpdef headers(self, Reservation reservation)
     cpdef settle(self, Reservation reservation, long long input_tokens, long long output_tokens)
     cpdef cancel(self, Reservation reservation)
+
+cpdef str _key(limit, header, str tenant)

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from _fastpath.hashing import Hasher
 from _fastpath.output_lengths import OutputLengths
 from _fastpath.shared_memory import SharedMemory
+from gateway.counting import Count
 
 LONGEST = 1 << 17
 """Tokens; an engine that says more is not believed for those to come."""
 _MOST_KINDS = 10_000
 Kind = tuple[str, str, str]
+"""Route, model and operation."""
 
 
 class OutputEstimates:
@@ -28,13 +30,13 @@ class OutputEstimates:
         self._hasher = Hasher(memory.hash_key)
         self._known: dict[Kind, int] = {}
 
-    def expected(self, kind: Kind, most: int, choices: int) -> int:
+    def expected(self, kind: Kind, most: Count, choices: Count) -> Count:
         """Tokens to expect of a request that names ``most`` for each of its choices, below 0 for none."""
         mean = self._lengths.mean(self._identity(kind))
         each = self._prior if mean < 0 else max(1, round(mean))
         return (most if 0 <= most < each else each) * choices
 
-    def learn(self, kind: Kind, tokens: int, most: int, choices: int) -> None:
+    def learn(self, kind: Kind, tokens: Count, most: Count, choices: Count) -> None:
         """A request was answered with so many tokens in all.
 
         One that was cut off where it asked to be says nothing of longer answers: it counts only when it is longer than what is expected.

@@ -42,12 +42,7 @@ def upstream_body(exchange: Exchange) -> bytes:
     model = server.server.model
     if model is not None and model != scan.model and not exchange.matched.is_adapter:
         changes["model"] = orjson.dumps(model)
-    if (
-        scan.stream
-        and not scan.include_usage
-        and exchange.operation.counts_in_stream
-        and server.server.traffic.stream_usage
-    ):
+    if scan.stream and not scan.include_usage and exchange.operation.counts_in_stream and server.traffic.stream_usage:
         changes["stream_options"] = with_usage(exchange.body, scan)
         exchange.asked_for_usage = True
     caller = exchange.caller
@@ -69,5 +64,5 @@ def connect(
         exchange.path,
         upstream_headers(exchange, forwards_authorization),
         upstream_body(exchange),
-        exchange.placement.pool.server.traffic,
+        exchange.placement.pool.traffic,
     )

@@ -73,7 +73,11 @@ class ClientStream:
             self._taken = kind
         size = len(piece)
         # the chunk's size in hexadecimal, and two line ends
-        self._handed_over += size + ((size.bit_length() + 3) >> 2) + 4
+        self._handed_over += size + 4
+        rest = size
+        while rest:
+            self._handed_over += 1
+            rest >>= 4
         self._unchecked += size
         if self._unchecked >= self._check_bytes and self._timer is None:
             self._unchecked = 0

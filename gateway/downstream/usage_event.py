@@ -21,6 +21,8 @@ class UsageEventFilter:
 
     def feed(self, piece: bytes) -> bytes:
         """The next piece of the stream: what of it the client may have now."""
+        if not self._partial and piece.endswith(b"\n\n") and b'"usage"' not in piece:
+            return piece  # whole events, as most pieces are
         data = self._partial + piece if self._partial else piece
         end = max(_end_of_last(data, b"\n\n"), _end_of_last(data, b"\r\n\r\n"))
         if len(data) - end > MOST_HELD:

@@ -1,5 +1,9 @@
-from _fastpath.log_line cimport request_line
+cimport cython
+from _fastpath.log_line cimport moment, request_line
 from gateway.exchange cimport Exchange
+from gateway.routing.match cimport Matched
+from gateway.scheduling.place cimport Placement
+from gateway.scheduling.pool cimport ServerPool
 
 cdef class AccessLog:
     cdef object _descriptor, _arrived, _ended, _thread
@@ -12,7 +16,9 @@ cdef class AccessLog:
 cdef class Timestamps:
     cdef long long _second, _milliseconds
     cdef str _seconds, _text
+    @cython.locals(milliseconds="long long", second="long long")
     cpdef str of(self, double wall)
 
+@cython.locals(placement=Placement, server=ServerPool, matched=Matched, started=double, first=double, sent=double)
 cpdef bytes line(Exchange exchange, double now, double wall, Timestamps stamps)
 cpdef str _shown(str text)

@@ -6,7 +6,7 @@ import datetime
 import os
 import threading
 
-from _fastpath.log_line import request_line
+from _fastpath.log_line import moment, request_line
 from gateway.exchange import Exchange
 
 _LONGEST_VALUE = 256
@@ -76,7 +76,7 @@ class Timestamps:
 
     def of(self, wall: float) -> str:
         """A Unix time as text, in UTC."""
-        milliseconds = round(wall * 1000)
+        milliseconds = int(wall * 1000 + 0.5)
         if milliseconds == self._milliseconds:
             return self._text  # most of a busy moment's lines
         second = milliseconds // 1000
@@ -84,7 +84,7 @@ class Timestamps:
             self._second = second
             self._seconds = datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
         self._milliseconds = milliseconds
-        self._text = f"{self._seconds}.{milliseconds % 1000:03d}+00:00"
+        self._text = moment(self._seconds, milliseconds % 1000)
         return self._text
 
 
@@ -100,9 +100,9 @@ def line(exchange: Exchange, now: float, wall: float, stamps: Timestamps) -> byt
         exchange.status,
         exchange.operation.name,
         _shown(exchange.model),
-        matched.route.route.name if matched is not None else None,
-        server.server.name if server is not None else None,
-        placement.placed.endpoint.name if placement is not None else None,
+        matched.route.name if matched is not None else None,
+        server.name if server is not None else None,
+        placement.placed.name if placement is not None else None,
         exchange.is_stream,
         now - started,
         first - started if first else _NEVER,
@@ -127,5 +127,5 @@ def line(exchange: Exchange, now: float, wall: float, stamps: Timestamps) -> byt
 
 def _shown(text: str) -> str:
     """A client's text as a log may hold it: no control characters, which a terminal would obey, and not too long."""
-    cut = text[:_LONGEST_VALUE]
+    cut = text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE]
     return cut if cut.isprintable() else "".join([one if one.isprintable() else "\ufffd" for one in cut])

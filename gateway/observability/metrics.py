@@ -129,8 +129,9 @@ class RequestMetrics:
         matched, pool = exchange.matched, exchange.server
         key = (
             _model(exchange),
-            matched.route.route.name if matched is not None else None,
-            (pool.server.name, pool.server.scheduling.policy) if pool is not None else None,
+            matched.route.name if matched is not None else None,
+            pool.name if pool is not None else None,
+            pool.policy_name if pool is not None else None,
             exchange.operation.name,
             exchange.status,
             exchange.error_code,
@@ -145,8 +146,8 @@ class RequestMetrics:
     def _make_handles(self, exchange: Exchange, model: str) -> tuple[int, ...]:
         """The series of all requests of one kind and outcome, in the order in which :meth:`finished` has their values."""
         route = exchange.matched.route.name if exchange.matched is not None else ""
-        server = exchange.server.server.name if exchange.server is not None else ""
-        policy = exchange.server.server.scheduling.policy if exchange.server is not None else ""
+        server = exchange.server.name if exchange.server is not None else ""
+        policy = exchange.server.policy_name if exchange.server is not None else ""
         operation, code = exchange.operation.name, str(exchange.status)
         series = self._series
         return (
@@ -167,7 +168,7 @@ class RequestMetrics:
     def gap_series(self, exchange: Exchange) -> int:
         """Where the times between two pieces of this stream are counted."""
         assert exchange.server is not None
-        key = (exchange.model, exchange.server.server.name)
+        key = (exchange.model, exchange.server.name)
         series = self._gaps.get(key)
         if series is None:
             series = self._gaps[key] = self._series("penstock_inter_token_latency_seconds", *key)
@@ -190,7 +191,7 @@ class RequestMetrics:
 
     def unplaced(self, exchange: Exchange, reason: str) -> None:
         """Count a request for which there was no endpoint."""
-        policy = exchange.server.server.scheduling.policy if exchange.server is not None else ""
+        policy = exchange.server.policy_name if exchange.server is not None else ""
         series = self._series("penstock_schedule_decisions_total", _model(exchange), policy, reason)
         self._counters.record(((series, 1.0),))
 

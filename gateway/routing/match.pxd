@@ -5,7 +5,7 @@ cdef class CompiledRule:
 
 cdef class CompiledRoute:
     cdef readonly object route
-    cdef readonly tuple rules
+    cdef readonly tuple rules, limits
     cdef readonly str name
 
 cdef class Matched:

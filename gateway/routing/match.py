@@ -49,6 +49,7 @@ class CompiledRoute:
         self.rules = rules
         self.name = route.name
         """``namespace/name``."""
+        self.limits = route.limits
 
 
 class Routes(Protocol):

@@ -9,10 +9,12 @@ from gateway.datastore.model import Rule
 
 def split(rule: Rule, random: Callable[[], float]) -> str | None:
     """``namespace/name`` of a server; ``random`` gives numbers in [0, 1). None when every weight is 0."""
-    if len(rule.targets) == 1:
-        return rule.targets[0].server if rule.targets[0].weight > 0 else None
-    left = random() * sum([target.weight for target in rule.targets])
-    for target in rule.targets:
+    targets = rule.targets
+    if len(targets) == 1:
+        only = targets[0]
+        return only.server if only.weight > 0 else None
+    left = random() * sum([target.weight for target in targets])
+    for target in targets:
         left -= target.weight
         if left < 0:
             return target.server

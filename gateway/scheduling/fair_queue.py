@@ -122,10 +122,6 @@ class FairQueue:
         """Whether its tenant has had less than its share."""
         return waiter.tag <= self._share.virtual_time(self.server)
 
-    def is_waited(self, now: float) -> bool:
-        """Whether somebody waits for the server, in whichever worker."""
-        return bool(self._line) or self._share.is_waited(self.server, now)
-
     def show(self, now: float) -> None:
         """Tell the other workers who is next here: again and again while somebody waits, or they take this one for dead."""
         if self._line:

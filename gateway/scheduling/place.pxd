@@ -1,11 +1,12 @@
+cimport cython
 from _fastpath.hashing cimport BlockHashes, Hasher
 from _fastpath.scanner cimport Scan
 from _fastpath.scoring cimport Scheduler
-from gateway.scheduling.pool cimport ServerPool
+from gateway.scheduling.pool cimport PlacedEndpoint, ServerPool
 
 cdef class Placement:
     cdef readonly ServerPool pool
-    cdef readonly object placed
+    cdef readonly PlacedEndpoint placed
     cdef readonly long long position, blocks, matched_blocks, prefill_tokens, output_tokens, queued_tokens, probe, matched_at
     cdef public bint has_first_token
 
@@ -19,6 +20,8 @@ cdef class Placer:
     cpdef note(self, Placement placement, long outcome, double sent)
     cpdef first_token(self, Placement placement, double seconds)
     cpdef release(self, Placement placement)
+    @cython.locals(expected=double, cached="long long", prompt="long long", placed=PlacedEndpoint)
+    cpdef str correct(self, Placement placement, BlockHashes hashes, usage, double sent)
 
 cdef class Hashers:
     cdef object _key

@@ -11,7 +11,7 @@ from _fastpath.scanner import Scan
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import endpoint_identity
-from gateway.counting import Count
+from gateway.counting import Count, Usage
 from gateway.datastore.model import PrefixCache
 from gateway.datastore.token_seed import salted_seed, token_seed
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
@@ -185,31 +185,31 @@ class Placer:
         prefill = 0 if placement.has_first_token else placement.prefill_tokens
         self._scheduler.release(placement.pool.pool, placement.position, prefill, placement.output_tokens)
 
-    def correct(
-        self, placement: Placement, hashes: BlockHashes | None, usage: tuple[int, int, int], sent: float
-    ) -> str:
+    def correct(self, placement: Placement, hashes: BlockHashes | None, usage: Usage, sent: float) -> str:
         """Compare what the engine found cached with what was expected of it: ``usage`` of a prompt that was sent there at ``sent``.
 
         Returns what follows for the index: ``evicted``, ``uncached``, or nothing.
         """
-        prompt, _, cached = usage
+        prompt, cached = usage[0], usage[2]
         if cached < 0 or hashes is None:
             return ""
         corrections = self._corrections
         expected = prompt * placement.matched_blocks / placement.blocks if placement.blocks else 0.0
-        slot = placement.placed.slot
+        placed = placement.placed
         if expected - cached > MISSED_TOKENS and expected - cached > expected * MISSED_SHARE:
-            return corrections.missed((slot.index, slot.generation), hashes, cached, placement.matched_at, sent)
+            return corrections.missed(
+                (placed.slot_index, placed.slot_generation), hashes, cached, placement.matched_at, sent
+            )
         if corrections.is_watching:
-            return corrections.answered((slot.index, slot.generation), hashes, cached)
+            return corrections.answered((placed.slot_index, placed.slot_generation), hashes, cached)
         return ""
 
     def note(self, placement: Placement, outcome: Count, sent: float) -> int:
         """Note what became of a request that went out at ``sent``: places in ``OUTCOMES`` and ``EVENTS`` of ``_fastpath.health``."""
-        slot, pool = placement.placed.slot, placement.pool.pool
+        placed, pool = placement.placed, placement.pool.pool
         assert pool.outlier is not None
         return self._scheduler.health.note(
-            slot.index, slot.generation, pool.outlier, outcome, sent, self._clock(), placement.probe
+            placed.slot_index, placed.slot_generation, pool.outlier, outcome, sent, self._clock(), placement.probe
         )
 
     def is_serving(self, server: ServerPool, placed: PlacedEndpoint) -> bool:

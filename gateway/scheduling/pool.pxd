@@ -1,7 +1,13 @@
 from _fastpath.scoring cimport Policy, Pool
 
+cdef class PlacedEndpoint:
+    cdef readonly object endpoint, slot
+    cdef readonly str name
+    cdef readonly unsigned long long slot_index, slot_generation
+
 cdef class ServerPool:
-    cdef readonly object server
+    cdef readonly object server, traffic
+    cdef readonly str name, policy_name
     cdef readonly tuple endpoints, plugins
     cdef readonly Pool pool, narrow
     cdef readonly Policy policy

@@ -19,11 +19,15 @@ _SMALLEST_BOUND = 4
 ROLE_BITS: dict[Role, int] = {"both": SERVES, "prefill": PREFILLS, "decode": DECODES}
 
 
-class PlacedEndpoint(Struct, frozen=True, gc=False):
+class PlacedEndpoint:
     """An endpoint and its slot."""
 
-    endpoint: Endpoint
-    slot: Slot
+    def __init__(self, endpoint: Endpoint, slot: Slot) -> None:
+        self.endpoint = endpoint
+        self.slot = slot
+        self.name = endpoint.name
+        self.slot_index: int = slot.index
+        self.slot_generation: int = slot.generation
 
 
 class Reserved(Struct, frozen=True, gc=False):
@@ -48,6 +52,10 @@ class ServerPool:
         narrow: Pool | None = None,
     ) -> None:
         self.server = server
+        self.name = server.name
+        """``namespace/name``."""
+        self.traffic = server.traffic
+        self.policy_name: str = server.scheduling.policy
         self.endpoints = endpoints
         self.pool = pool
         self.narrow: Pool = pool if narrow is None else narrow

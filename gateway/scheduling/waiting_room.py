@@ -34,6 +34,9 @@ class _Room:
         self.interval = 0.0
         self.last = 0.0
         self.gives_way_until = 0.0
+        self.tenant = ""
+        """Who asked last, and what stands for it: mostly the same one asks again."""
+        self.tenant_identity: int = endpoint_identity("")
 
     def moved(self, now: float) -> None:
         """Somebody was let in."""
@@ -84,9 +87,11 @@ class WaitingRoom:
 
     def comes(self, server: str, tenant: str) -> bool:
         """A tenant asks for a server: whether somebody waits for it, in whichever worker, whom it must not overtake."""
-        now, queue = self._clock(), self._room(server).queue
-        self._share.note(queue.server, endpoint_identity(tenant), now)
-        return queue.is_waited(now)
+        now, room = self._clock(), self._room(server)
+        if tenant != room.tenant:
+            room.tenant, room.tenant_identity = tenant, endpoint_identity(tenant)
+        self._share.note(room.queue.server, room.tenant_identity, now)
+        return room.queue.next() is not None or self._share.is_waited(room.queue.server, now)
 
     def is_contested(self, server: str) -> bool:
         """Whether several tenants asked for a server of late: then some places are kept for those who had less than their share."""
@@ -136,8 +141,8 @@ class WaitingRoom:
 
     def move(self, server: str) -> None:
         """An endpoint of the server may have room: let in whoever is next, as many as there is room for."""
-        room = self._rooms.get(server)
-        if room is None or not len(room.queue):
+        room: _Room | None = self._rooms.get(server)
+        if room is None or room.queue.next() is None:
             return
         now = self._clock()
         if not room.gives_way_until:
@@ -159,7 +164,7 @@ class WaitingRoom:
             waiter.signal.set()
 
     def _room(self, server: str) -> _Room:
-        room = self._rooms.get(server)
+        room: _Room | None = self._rooms.get(server)
         if room is None:
             room = self._rooms[server] = _Room(FairQueue(self._longest, self._share, server, self._credit))
         return room

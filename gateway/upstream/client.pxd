@@ -8,4 +8,4 @@ cdef class UpstreamClient:
     cdef readonly Pool _pool
     cpdef Answer _ask(self, Connection connection, bytes head, bytes body, traffic)
 
-cpdef bytes _head(endpoint, str path, str headers, long long length)
+cpdef bytes _head(str host, str path, str headers, long long length)

@@ -42,11 +42,12 @@ class UpstreamClient:
         Raises UpstreamError (retryable when not a byte of an answer came) and UpstreamTimeout. A kept connection that the engine had
         closed in the meantime is no failure of the engine: the request goes out once more on a fresh one.
         """
-        head = _head(endpoint, path, headers, len(body))
         connection = self._pool.take(endpoint)
         is_kept = connection is not None
         while True:
-            answer = self._ask(connection or await self._connect(endpoint, traffic), head, body, traffic)
+            if connection is None:
+                connection = await self._connect(endpoint, traffic)
+            answer = self._ask(connection, _head(connection.host, path, headers, len(body)), body, traffic)
             try:
                 await answer.wait_for_head()
             except BaseException as error:
@@ -129,7 +130,6 @@ def _handshake_failed(error: ssl.SSLError) -> str:
     return f"The engine does not speak TLS as it should: {error.reason or 'unknown reason'}."
 
 
-def _head(endpoint: Endpoint, path: str, headers: str, length: Count) -> bytes:
-    host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
-    head = f"POST {path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\n{headers}content-length: {length}\r\n\r\n"
+def _head(host: str, path: str, headers: str, length: Count) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n"
     return head.encode("latin-1")

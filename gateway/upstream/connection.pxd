@@ -1,9 +1,11 @@
-from _fastpath.http1 cimport BodyReader, Head, parse_head
+cimport cython
+from _fastpath.http1 cimport BodyReader, Head, body_of, parse_head
 from gateway.deadlines cimport Deadlines
 from gateway.waiting cimport Signal
 
 cdef class Connection:
     cdef readonly object endpoint, clock
+    cdef readonly str host
     cdef public double due
     cdef readonly bint is_closed
     cdef readonly long long requests
@@ -44,4 +46,5 @@ cdef class Answer:
     cpdef _deliver(self, bytes piece)
     cpdef _take_one(self)
     cpdef take(self)
+    @cython.locals(head=Head, start=size_t)
     cpdef tuple _feed_head(self, bytes data)

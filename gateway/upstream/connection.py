@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol, cast
 
 from _fastpath.gather import send_both
-from _fastpath.http1 import BodyReader, FramingError, Head, parse_head
+from _fastpath.http1 import BodyReader, FramingError, Head, body_of, parse_head
 from gateway.datastore.model import Endpoint
 from gateway.deadlines import Deadlines
 from gateway.errors import UpstreamError, UpstreamTimeout
@@ -40,6 +40,9 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint, keeper: Keeper, deadlines: Deadlines, clock: Callable[[], float]) -> None:
         self.endpoint = endpoint
+        self.host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+        """The value of its requests' ``host``."""
+        self.host += f":{endpoint.port}"
         self.clock = clock
         self.due = clock() + KEPT_SECONDS
         self.is_closed = False
@@ -362,7 +365,7 @@ class Answer:
             if self._interim > _MOST_INTERIM:
                 raise FramingError("too many interim answers")
         self.head = head
-        self._body = BodyReader(length=head.length, chunked=head.chunked)
+        self._body = body_of(head)
         return data, start
 
 

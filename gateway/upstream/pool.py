@@ -32,7 +32,11 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """It can take another request."""
-        self._idle.setdefault(connection.endpoint.identity, deque()).append(connection)
+        identity = connection.endpoint.identity
+        idle = self._idle.get(identity)
+        if idle is None:
+            idle = self._idle[identity] = deque()
+        idle.append(connection)
 
     def lost(self, connection: Connection) -> None:
         """It is closed."""

@@ -3,10 +3,11 @@
 from itertools import pairwise
 
 import httptools
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from _fastpath.http1 import BodyReader, FramingError, parse_head
+from _fastpath.http1 import BodyReader, FramingError, body_of, parse_head
 from tests.reference import http1 as reference
 from tests.support.examples import examples
 
@@ -152,3 +153,15 @@ def test_what_llhttp_refuses_is_refused_and_what_is_read_is_what_llhttp_reads(da
     assert parser.get_status_code() == found[0]
     values = [(name.decode(), value.decode("latin-1").strip(" \t")) for name, value in collector.headers]
     assert [pair for pair in values if pair in found[1]] == found[1]
+
+
+@pytest.mark.parametrize(
+    "told", [b"content-length: 5\r\n", b"content-length: 0\r\n", b"transfer-encoding: chunked\r\n", b""]
+)
+def test_the_reader_of_a_heads_body_is_the_one_that_its_head_asks_for(told):
+    head = parse_head(b"HTTP/1.1 200 OK\r\n" + told + b"\r\n")
+    assert head is not None
+    found, asked = body_of(head), BodyReader(length=head.length, chunked=head.chunked)
+    for piece in (b"5\r\nhello", b"\r\n0\r\n\r\n"):
+        assert (found.feed(piece), found.complete, found.excess) == (asked.feed(piece), asked.complete, asked.excess)
+    assert found.end() == asked.end()

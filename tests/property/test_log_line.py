@@ -2,10 +2,12 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _fastpath.log_line import request_line
+from _fastpath.log_line import moment, request_line, server_timing
+from tests.reference import log_line as twin
 from tests.reference.log_line import request_line as plain_line
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
@@ -59,3 +61,19 @@ def test_no_control_character_of_a_text_is_in_the_line(text):
     line = request_line("", text, text, 200, "", text, text, text, text, False, 0.0, 0.0, 0.0, 0, 0, 0, 0.0, None, 0, 0, False,
                         text, text, text, text, text, 0.0)  # fmt: skip
     assert not any(byte < 0x20 or byte == 0x7F for byte in line[:-1])
+
+
+@given(SECONDS, SECONDS, SECONDS)
+def test_times_of_an_answer_read_as_the_twin_writes_them(overhead, waited, first):
+    assert server_timing(overhead, waited, first) == twin.server_timing(overhead, waited, first)
+
+
+@given(st.text("0123456789-:T", max_size=32), st.integers(0, 999))
+def test_a_moment_reads_as_the_twin_writes_it(seconds, milliseconds):
+    assert moment(seconds, milliseconds) == twin.moment(seconds, milliseconds)
+
+
+@pytest.mark.parametrize(("seconds", "milliseconds"), [("x" * 33, 0), ("x", -1), ("x", 1000)])
+def test_a_moment_that_is_none_is_refused(seconds, milliseconds):
+    with pytest.raises(ValueError, match="a moment is"):
+        moment(seconds, milliseconds)

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from _fastpath.usage import scan_usage
+from _fastpath.usage import Tail, events_in, scan_usage
 from tests.property.bodies import FRAGMENTS
 from tests.reference import usage as twin
 from tests.support.examples import examples
@@ -98,3 +98,29 @@ def test_usage_of_arbitrary_bytes_raises_nothing(text: bytes) -> None:
         assert prompt >= 0
         assert output >= 0
         assert cached >= -1  # that many stand for an engine that does not say
+
+
+@FAST
+@given(
+    st.lists(st.sampled_from([b"data: {", b"data: ", b"{", b'"a"', b"data: [DONE]\n\n", b"\n\n"]), max_size=12),
+    st.data(),
+)
+def test_events_are_counted_where_they_begin(parts: list[bytes], data: st.DataObject) -> None:
+    piece = b"".join(parts)
+    cut = piece[data.draw(st.integers(0, len(piece))) :]
+    assert events_in(cut) == twin.events_in(cut)
+
+
+@FAST
+@given(
+    st.lists(st.integers(0, 9000) | st.sampled_from([4095, 4096, 4097]), max_size=8), st.binary(min_size=1, max_size=7)
+)
+def test_the_tail_is_the_last_of_all_pieces(sizes: list[int], content: bytes) -> None:
+    tail, plain = Tail(), twin.Tail()
+    at = 0
+    for size in sizes:
+        piece = (content * (size // len(content) + 2))[at % len(content) :][:size]
+        at += 5
+        tail.add(piece)
+        plain.add(piece)
+        assert tail.text() == plain.text()

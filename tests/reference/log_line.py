@@ -57,3 +57,14 @@ def request_line(
 
 def _rounded(value):
     return round(value, 3)
+
+
+def server_timing(overhead, waited, first):
+    """The same text."""
+    queue = f"queue;dur={waited * 1000:.3f}, " if waited > 0 else ""
+    return f"penstock;dur={overhead * 1000:.3f}, {queue}engine;dur={first * 1000:.3f}"
+
+
+def moment(seconds, milliseconds):
+    """The same text."""
+    return f"{seconds}.{milliseconds:03d}+00:00"

@@ -30,3 +30,23 @@ def scan_usage(text: bytes) -> tuple[int, int, int] | None:
         completion = _count(usage, "completion_tokens", "output_tokens")
         return prompt, max(completion, 0), _count(details, "cached_tokens")
     return None
+
+
+def events_in(piece: bytes) -> int:
+    """Events that begin in a piece."""
+    return piece.count(b"data: {")
+
+
+class Tail:
+    """The end of everything that was added."""
+
+    def __init__(self) -> None:
+        self._whole = b""
+
+    def add(self, piece: bytes) -> None:
+        """The next piece."""
+        self._whole += piece
+
+    def text(self) -> bytes:
+        """Up to 4 KB."""
+        return self._whole[-4096:]

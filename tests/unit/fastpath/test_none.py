@@ -5,14 +5,14 @@ import pytest
 from _fastpath.counters import Counters
 from _fastpath.hashing import Hasher
 from _fastpath.health import Health
-from _fastpath.http1 import BodyReader, parse_head
+from _fastpath.http1 import BodyReader, body_of, parse_head
 from _fastpath.limit_headers import limit_headers
 from _fastpath.log_line import request_line
 from _fastpath.scanner import scan
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.token_bucket import Journal
-from _fastpath.usage import scan_usage
+from _fastpath.usage import Tail, events_in, scan_usage
 
 
 @pytest.fixture
@@ -22,7 +22,10 @@ def memory(tmp_path):
     )
 
 
-@pytest.mark.parametrize("ask", [scan, scan_usage, parse_head, BodyReader(length=1).feed, Hasher((1, 2)).hash_text])
+@pytest.mark.parametrize(
+    "ask",
+    [scan, scan_usage, events_in, Tail().add, body_of, parse_head, BodyReader(length=1).feed, Hasher((1, 2)).hash_text],
+)
 def test_bytes_that_are_not_there_are_refused(ask):
     with pytest.raises(TypeError):
         ask(None)

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
+from _fastpath.fair_share import FairShare
+from _fastpath.shared_memory import SharedMemory
 from gateway.errors import NoEndpoint, QueueFull
 from gateway.scheduling.fair_queue import Waiter, weighted_tokens
 from gateway.scheduling.waiting_room import GIVE_WAY_SECONDS, MOST_TENANTS, WaitingRoom
-from tests.reference.fair_share import FairShare
-from tests.reference.shared_memory import SharedMemory
 
 
 class Server:
@@ -47,8 +47,10 @@ def clock():
 
 
 @pytest.fixture
-def memory():
-    return SharedMemory(workers=2)
+def memory(tmp_path):
+    return SharedMemory.create(
+        str(tmp_path / "memory"), workers=2, slots=64, buckets=1, journal_records=1, prefix_bytes=192
+    )
 
 
 def make_room(memory, clock, worker=0, longest=3, seconds=10.0):
