@@ -21,6 +21,7 @@ import yaml
 from msgspec import Struct
 
 from _fastpath.scanner import Forbidden
+from gateway.admission.redis_address import address_of
 from gateway.identity.check import identity_faults, is_configured
 from gateway.identity.settings import Identity
 from gateway.plugin_paths import named_paths
@@ -345,6 +346,11 @@ def _faults(settings: Settings) -> list[str]:
             faults.append(f"`{name}` must not be negative, not {value}")
         elif not value < math.inf:
             faults.append(f"`{name}` must be a finite number, not {value}")
+    if settings.identity.limits_redis:
+        try:
+            address_of(settings.identity.limits_redis)
+        except ValueError as error:
+            faults.append(f"`identity.limits_redis`: {error}")
     faults += _faults_of_binding(settings)
     faults += identity_faults(settings.identity)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.admission.limit_store import LimitStore, NoStore
+from gateway.admission.redis_address import address_of
 from gateway.settings import Redis
 
 PASSWORD_VARIABLE = "REDIS_PASSWORD"  # noqa: S105 - its name
@@ -26,7 +27,7 @@ def open_store(address: str, *, settings: Redis, environment: Mapping[str, str])
             prefix=settings.prefix,
             timeout=settings.timeout_seconds,
         )
-        return redis_store.RedisStore(redis_store.address_of(address), options)
+        return redis_store.RedisStore(address_of(address), options)
     except (ValueError, OSError) as error:
         return NoStore(str(error))
 

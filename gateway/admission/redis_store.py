@@ -8,7 +8,7 @@ import ssl
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from gateway.admission.limit_store import Ask, Leased, StoreAway
+from gateway.admission.redis_address import Address
 
 GATEWAY_SECONDS = 5
 """A gateway that has said nothing for so long is counted no more."""
@@ -57,14 +58,6 @@ return redis.call('ZCARD', KEYS[1])
 """
 
 
-class Address(NamedTuple):
-    """Where a Redis is."""
-
-    host: str
-    port: int
-    tls: bool
-
-
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
     """What a gateway brings to every Redis."""
@@ -75,17 +68,6 @@ class RedisOptions:
     prefix: str = "penstock"
     timeout: float = 0.25
     """Seconds for one exchange, connecting included."""
-
-
-def address_of(text: str) -> Address:
-    """``host:port``, ``redis://host:port`` or, with TLS, ``rediss://host:port``. Raises ValueError that says the fix."""
-    scheme, separator, rest = text.rpartition("://")
-    host, colon, port = rest.rstrip("/").rpartition(":")
-    if (separator and scheme not in ("redis", "rediss")) or "@" in rest:
-        raise ValueError(f"`{text}` must be host:port, redis://host:port or rediss://host:port")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise ValueError(f"`{text}` must name a host and a port of 1 to 65535, as in redis:6379")
-    return Address(host.strip("[]"), int(port), scheme == "rediss")
 
 
 class Script:

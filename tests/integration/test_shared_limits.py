@@ -10,7 +10,8 @@ from time import monotonic, sleep
 import pytest
 
 from gateway.admission.limit_store import Ask, StoreAway
-from gateway.admission.redis_store import RedisOptions, RedisStore, address_of
+from gateway.admission.redis_address import address_of
+from gateway.admission.redis_store import RedisOptions, RedisStore
 from tests.support import config
 from tests.support.client import Connection, chat
 from tests.support.engines import Engines

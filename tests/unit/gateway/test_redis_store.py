@@ -7,7 +7,8 @@ import pytest
 
 from gateway.admission.limit_store import StoreAway
 from gateway.admission.open_store import open_store
-from gateway.admission.redis_store import Address, RedisStore, address_of
+from gateway.admission.redis_address import Address, address_of
+from gateway.admission.redis_store import RedisStore
 from gateway.datastore import store_states
 from gateway.datastore.store_states import StoreState
 from gateway.settings import Redis

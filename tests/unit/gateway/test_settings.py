@@ -155,6 +155,7 @@ def test_every_fault_of_every_source_is_reported_at_once(file):
         ({"header_seconds": 0.5}, "`header_seconds` must be 1 to 60"),
         ({"streams.check_bytes": -1}, "`streams.check_bytes` must not be negative, not -1"),
         ({"drain_seconds": -0.1}, "`drain_seconds` must not be negative, not -0.1"),
+        ({"identity.limits_redis": "redis"}, "`identity.limits_redis`: `redis` must name a host and a port"),
         ({"queue.reserved_percent": 60.0}, "`queue.reserved_percent` must be at most 50, not 60"),
     ],
 )
