@@ -26,7 +26,8 @@ cdef struct Place:
     double most_paid
     uint64_t tenant               # who asked last
     double contested              # when a tenant asked after another one, monotonic seconds
-    double reserved[4]
+    uint64_t asked                # server that it was: servers that meet here have not the same tenants
+    double reserved[3]
 
 cdef class FairShare:
     cdef SharedMemory memory

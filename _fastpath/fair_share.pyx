@@ -5,7 +5,7 @@ from _fastpath.atomics cimport (
 )
 
 cdef double FRESH = 0.05
-cdef double CONTESTED = 60.0
+cdef double CONTESTED = 10.0
 cdef uint64_t TIME_MASK = (<uint64_t>1 << 40) - 1
 cdef uint64_t MULTIPLIER = 0x9E3779B97F4A7C15
 
@@ -122,10 +122,12 @@ cdef class FairShare:
     cpdef object note(self, uint64_t server, uint64_t tenant, double now):
         cdef Place* place = self.place(server)
         cdef uint64_t earlier = atomic_load_u64(&place.tenant)
-        if earlier != tenant:
-            if earlier:
+        cdef bint is_same = atomic_load_u64(&place.asked) == server
+        if earlier != tenant or not is_same:
+            if earlier and is_same:
                 atomic_relax_f64(&place.contested, now)
             atomic_store_u64(&place.tenant, tenant)
+            atomic_store_u64(&place.asked, server)
 
     cpdef bint is_contested(self, uint64_t server, double now) except -1:
         cdef double at = atomic_relaxed_f64(&self.place(server).contested)

@@ -467,10 +467,11 @@ cdef class Scheduler:
                 uncached -= prompt_tokens * pool.matched[i] / blocks
             c.queue_seconds = c.prefill_tokens / c.prefill_tokens_per_second
             if c.prefill_since > 0:
-                # an engine that is late is taken to be so again: whoever hangs looks worse with every second
+                # an engine that is late is taken to be so again, but for no longer than all takes that was expected of it: an answer in
+                # one piece shows its first token with its last
                 seconds = c.queue_seconds - max(0.0, now - c.prefill_since)
                 c.queued_tokens = max(0.0, seconds) * c.prefill_tokens_per_second
-                c.queue_seconds = abs(seconds)
+                c.queue_seconds = max(seconds, min(-seconds, c.queue_seconds))
             seconds = uncached / c.prefill_tokens_per_second
             c.prefill_seconds = (weight + EVENNESS_WEIGHT * c.recent / recent + (foreign * c.bias if foreign > 0 else 0.0)) * seconds
             seconds += c.queue_seconds

@@ -19,7 +19,7 @@ from gateway.datastore.model import SESSION_HEADERS
 from gateway.errors import PenstockError, QueueFull, UpstreamError
 from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
-from gateway.scheduling.fair_queue import Waiter, weighted_tokens
+from gateway.scheduling.fair_queue import LOWEST_PRIORITY, Waiter, weighted_tokens
 from gateway.scheduling.health import HealthNotes
 from gateway.scheduling.place import Placer, adapter_of, session_named, session_of
 from gateway.scheduling.plugins import Asked, adjustments_of
@@ -88,12 +88,14 @@ class Dispatcher:
                     await self._wait(exchange)
             elif not await self._further_place(exchange, failed, attempt):
                 break
-            exchange.sent = self._clock()
+            sent_before, exchange.sent = exchange.sent, self._clock()
             self._budget.under_way += attempt > 0
             try:
                 return await direct.connect(exchange, self._client, self._forwards_authorization)
             except UpstreamError as error:
                 self.release(exchange, error)
+                if not error.is_sent:
+                    exchange.sent = sent_before
                 if not error.retryable:
                     raise
                 failed = error
@@ -129,15 +131,16 @@ class Dispatcher:
         server = exchange.server
         assert server is not None
         assert exchange.matched is not None
-        found: Tokenised = await self._tokens.of(server.server.prefix_cache.tokenizer, exchange.path, exchange.body)
+        folder, own = server.server.prefix_cache.tokenizer, cache_of(exchange)
+        found: Tokenised = await self._tokens.of(folder, exchange.path, exchange.body, own)
         if found.outcome == NO_TOKENIZER:
-            found = await self._engine_tokens.of(server, exchange.path, exchange.body, exchange.matched.is_adapter)
+            is_adapter = exchange.matched.is_adapter
+            found = await self._engine_tokens.of(server, exchange.path, exchange.body, is_adapter, None, own)
         self._metrics.tokenised(server.server.name, found.outcome)
         if found.ids is None:
             return None
         exchange.prompt_tokens = max(1, len(found.ids))
         adapter = exchange.model if exchange.matched.is_adapter else ""
-        own = cache_of(exchange)
         return self._placer.hash_tokens(server, found.ids, adapter, orjson.loads(own) if own else found.salt)
 
     def _is_placed(self, exchange: Exchange) -> bool:
@@ -179,7 +182,7 @@ class Dispatcher:
         assert exchange.matched is not None
         begun = self._clock()
         adapter = adapter_of(exchange.model) if exchange.matched.is_adapter else 0
-        narrow = not is_owed and self._room.is_contested(exchange.server.name)
+        narrow = not is_owed and self._room.seconds > 0 and self._room.is_contested(exchange.server.name)
         placement = self._placer.place(
             exchange.server,
             exchange.hashes,
@@ -274,7 +277,7 @@ def waiter_of(exchange: Exchange, place: Callable[[bool], None]) -> Waiter:
     weight, priority = (caller.weight, caller.priority) if caller is not None else (1.0, 0)
     asked = _number(exchange.header("x-penstock-priority"))
     if asked is not None:
-        priority = min(priority, int(asked))
+        priority = min(priority, int(max(asked, float(LOWEST_PRIORITY))))
     tokens = weighted_tokens(exchange.prompt_tokens, exchange.output_tokens, weight)
     return Waiter(exchange.tenant, priority, tokens, _deadline(exchange), place)
 

@@ -180,6 +180,8 @@ class UpstreamError(PenstockError):
     retryable = True
     is_engines_fault = True
     """False for what this gateway itself lacks, such as a file descriptor: no reason to leave the engine alone."""
+    is_sent = True
+    """False when the engine has had nothing of the request: it costs nothing."""
 
 
 class UpstreamTimeout(UpstreamError):

@@ -9,7 +9,7 @@ from gateway.waiting cimport Run
 
 cdef class Operation:
     cdef readonly str name, prompt
-    cdef readonly bint counts_in_stream, takes_cache_salt
+    cdef readonly bint counts_in_stream, takes_cache_salt, generates
 
 cdef class Exchange:
     cdef public object scope, protocol, header, done

@@ -23,7 +23,12 @@ class Operation:
     """What a path of the inference port does: its name for metrics, and the member that must hold the prompt."""
 
     def __init__(
-        self, name: str, prompt: str | None, counts_in_stream: bool = False, takes_cache_salt: bool = False
+        self,
+        name: str,
+        prompt: str | None,
+        counts_in_stream: bool = False,
+        takes_cache_salt: bool = False,
+        generates: bool = False,
     ) -> None:
         self.name = name
         self.prompt = prompt
@@ -31,16 +36,20 @@ class Operation:
         """Whether ``stream_options.include_usage`` makes its streams end with a count of tokens."""
         self.takes_cache_salt = takes_cache_salt
         """Whether engines keep what they cache of it apart by ``cache_salt``."""
+        self.generates = generates
+        """Whether its answers are made of output tokens: only then their length says how many, where the engine does not."""
 
 
 OPERATIONS: dict[str, Operation] = {
-    "/v1/chat/completions": Operation("chat", "messages", counts_in_stream=True, takes_cache_salt=True),
-    "/v1/completions": Operation("text_completion", "prompt", counts_in_stream=True, takes_cache_salt=True),
+    "/v1/chat/completions": Operation("chat", "messages", counts_in_stream=True, takes_cache_salt=True, generates=True),
+    "/v1/completions": Operation(
+        "text_completion", "prompt", counts_in_stream=True, takes_cache_salt=True, generates=True
+    ),
     "/v1/embeddings": Operation("embeddings", "input"),
-    "/v1/responses": Operation("responses", "input", takes_cache_salt=True),
+    "/v1/responses": Operation("responses", "input", takes_cache_salt=True, generates=True),
     "/v1/rerank": Operation("rerank", "query"),
     "/v1/score": Operation("score", None),
-    "/v1/messages": Operation("messages", "messages"),
+    "/v1/messages": Operation("messages", "messages", generates=True),
     "/tokenize": Operation("tokenize", None),
     "/detokenize": Operation("detokenize", None),
 }

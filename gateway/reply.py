@@ -142,8 +142,9 @@ class Replier:
 
     def _with_details(self, exchange: Exchange, headers: Headers) -> Headers:
         if self._has_details and exchange.placement is not None:
-            overhead = exchange.sent - exchange.started - exchange.waited
-            first = (exchange.first_byte or self._clock()) - exchange.sent
+            now = exchange.first_byte or self._clock()
+            sent = exchange.sent or now  # an engine that was tried may have had nothing of it
+            overhead, first = sent - exchange.started - exchange.waited, now - sent
             headers.append(("x-penstock-endpoint", exchange.placement.placed.name))
             headers.append(("server-timing", server_timing(overhead, exchange.waited, first)))
         return headers
@@ -203,4 +204,4 @@ def estimated_output(exchange: Exchange) -> Count:
     """Tokens of an answer whose engine did not count them: events of a stream, or text by its length."""
     if exchange.chunks:
         return exchange.chunks
-    return math.ceil(exchange.bytes_out / 4) if exchange.status == 200 else 0
+    return math.ceil(exchange.bytes_out / 4) if exchange.status == 200 and exchange.operation.generates else 0

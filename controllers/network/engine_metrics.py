@@ -259,7 +259,9 @@ class EngineScraper:
             await asyncio.sleep(max(0.05, SCRAPE_SECONDS - (self._clock() - started)))
 
     async def _forget(self, endpoint: Endpoint, slot: int) -> None:
-        """The engine was started anew: no prompt is cached there."""
+        """The engine was started anew: no prompt is cached there. One that tells of its blocks has a follower that sees it itself."""
+        if endpoint.events_port:
+            return
         assert self._prefixes is not None
         logger.info("%s was started anew: what it had cached is forgotten", endpoint.name)
         await asyncio.to_thread(self._prefixes.forget, slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +25,7 @@ from gateway.scheduling.place import Hashers, adapter_of, session_of
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
 from gateway.settings import Settings
 from gateway.tokens.engine_tokens import ENGINE_SECONDS, Client, EngineTokens
-from gateway.tokens.service import PromptTokens, Tokenised
+from gateway.tokens.service import NO_TOKENIZER, PromptTokens, Tokenised
 from gateway.world import GatewayWorld
 
 
@@ -54,20 +55,24 @@ class Explainer:
         if self._engine_tokens is not None:
             self._engine_tokens.close()
 
-    async def ask_engines(
+    async def tokenise(
         self, world: GatewayWorld, body: bytes, path: str, headers: Mapping[str, str], tenant: str = ""
     ) -> dict[str, Tokenised]:
-        """Token ids of a request from engines, by server, where the gateway has no tokenizer. Raises PenstockError as :meth:`explain`."""
-        engine_tokens = self._engine_tokens
-        if engine_tokens is None:
-            return {}
-        _, matched = self._read(world, body, path, headers, tenant)
+        """Token ids of a request, by server: made in a thread, or by an engine where there is no tokenizer. Raises as :meth:`explain`."""
+        exchange, matched = self._read(world, body, path, headers, tenant)
         found: dict[str, Tokenised] = {}
         for target in matched.rule.targets if matched is not None else ():
             pool = world.servers.get(target.server)
-            if pool is not None and pool.matches_tokens and not self._tokens.has(pool.server.prefix_cache.tokenizer):
+            if pool is not None and pool.matches_tokens:
                 assert matched is not None
-                found[target.server] = await engine_tokens.of(pool, path, body, matched.is_adapter, ENGINE_SECONDS)
+                found[target.server] = await self._tokenise(pool, exchange, matched.is_adapter)
+        return found
+
+    async def _tokenise(self, pool: ServerPool, exchange: Exchange, is_adapter: bool) -> Tokenised:
+        folder, path, body, own = pool.server.prefix_cache.tokenizer, exchange.path, exchange.body, cache_of(exchange)
+        found = await asyncio.to_thread(self._tokens.at_once, folder, path, body, own)
+        if found.outcome == NO_TOKENIZER and self._engine_tokens is not None:
+            found = await self._engine_tokens.of(pool, path, body, is_adapter, ENGINE_SECONDS, own)
         return found
 
     def explain(
@@ -81,7 +86,7 @@ class Explainer:
     ) -> dict[str, Any]:
         """The document of ``/debug/explain``, for a request of this tenant. Raises PenstockError for what would be refused.
 
-        ``told``: what :meth:`ask_engines` found.
+        ``told``: what :meth:`tokenise` found.
         """
         exchange, matched = self._read(world, body, path, headers, tenant)
         document: dict[str, Any] = {

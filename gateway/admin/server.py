@@ -114,7 +114,7 @@ class AdminServer:
                 raise errors.NotFound(f"Unknown path `{path[:100]}`.")
             world = self._supervisor.replica.world
             asked = await request.read(), path, request.headers, request.query.get("tenant", "")
-            told = await self._explainer.ask_engines(world, *asked)
+            told = await self._explainer.tokenise(world, *asked)
             document = self._explainer.explain(world, *asked, told)
         except PenstockError as error:
             return web.Response(status=error.status, body=errors.body(error), content_type="application/json")

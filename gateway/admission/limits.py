@@ -90,6 +90,8 @@ class RateLimiter:
             if handle == STALE:
                 limits = self._limit_set(route, keys, own)
                 handle = self._journal.take(limits, input_tokens, output_tokens, self._clock())
+                if handle == STALE:
+                    raise _cannot_keep()
         except JournalFull as error:
             raise _cannot_keep() from error
         if handle < 0:
@@ -115,26 +117,29 @@ class RateLimiter:
 
     def _limit_set(self, route: Route, keys: tuple[str, ...], own: CallerLimits | None = None) -> LimitSet:
         generation, name = self._generation(), keys
-        found = [
-            (*self._bucket(route.name, limit, key, _OTHER_KEYS, generation), limit.kind)
-            for limit, key in zip(route.limits, keys, strict=True)
+        wanted = [
+            (route.name, limit, key, _OTHER_KEYS, generation) for limit, key in zip(route.limits, keys, strict=True)
         ]
         if own is not None:
             name = (*keys, own.name)
             for scope, holder, limit in own.limits:
                 # tenants may have other amounts by the same name
                 others = f"{_OTHER_KEYS}{limit.amount:g}/{limit.seconds:g}/{limit.burst:g}"
-                found.append((*self._bucket(scope, limit, holder, others, own.generation), limit.kind))
-        limits = LimitSet(found)
+                wanted.append((scope, limit, holder, others, own.generation))
+        now = self._clock()
+        opened = [(*self._open(scope, limit, key, others, now), limit) for scope, limit, key, others, _ in wanted]
+        # after all are open: a bucket that is configured is full, and full ones give way to those that are opened
+        for (bucket, _, limit), (*_, changed) in zip(opened, wanted, strict=True):
+            self._buckets.configure(bucket, changed, limit.amount, limit.seconds, limit.burst, now)
+        limits = LimitSet([(bucket, identity, limit.kind) for bucket, identity, limit in opened])
         known = self._sets.setdefault(route.name, {})
         if len(known) >= _MOST_KEYS:
             known.clear()
         known[name] = limits
         return limits
 
-    def _bucket(self, scope: str, limit: Limit, key: str, others: str, generation: int) -> tuple[int, int]:
+    def _open(self, scope: str, limit: Limit, key: str, others: str, now: int) -> tuple[int, int]:
         """Place and identity of the bucket of a limit and key; that of the ``others`` for all keys that find no place of their own."""
-        now = self._clock()
         identity = self._names.identity(scope, limit, key)
         is_keyed = key not in ("", others)
         try:
@@ -142,10 +147,9 @@ class RateLimiter:
             bucket = self._buckets.open(identity, now, is_keyed, store, name)
         except BucketsFull as error:
             if is_keyed:
-                return self._bucket(scope, limit, others, others, generation)
+                return self._open(scope, limit, others, others, now)
             logger.warning("%s", error)
             raise _cannot_keep() from error
-        self._buckets.configure(bucket, generation, limit.amount, limit.seconds, limit.burst, now)
         return bucket, identity
 
     def _refusal(self, route: Route, own: CallerLimits | None) -> RateLimited:

@@ -16,6 +16,7 @@ from gateway.identity.caller_limits import CallerLimit, CallerLimits, Scope
 from gateway.identity.faults import FileFaults
 from gateway.identity.gate import ApiKey, Caller, Models
 
+_LARGEST_PRIORITY = 1_000_000
 _DIGEST_DIGITS = 64
 _LONGEST_NAME = 256
 _SHORTEST_SECRET = 16
@@ -211,6 +212,7 @@ def _key_faults(entry: KeyEntry) -> Iterator[str]:
     digits = entry.sha256.lower()
     if len(digits) != _DIGEST_DIGITS or not set(digits) <= set("0123456789abcdef"):
         yield f".sha256` must be {_DIGEST_DIGITS} hexadecimal digits: printf %s KEY | sha256sum"
+    yield from _priority_faults(entry.priority or 0)
     yield from _model_faults(entry.models)
     yield from _limits_faults(entry.limits)
 
@@ -218,8 +220,14 @@ def _key_faults(entry: KeyEntry) -> Iterator[str]:
 def _tenant_faults(entry: Tenant) -> Iterator[str]:
     if not 0 < entry.weight <= 1e6:
         yield f".weight` must be above 0 and at most a million, not {entry.weight}"
+    yield from _priority_faults(entry.priority)
     yield from _model_faults(entry.models)
     yield from _limits_faults(entry.limits)
+
+
+def _priority_faults(priority: int) -> Iterator[str]:
+    if abs(priority) > _LARGEST_PRIORITY:
+        yield f".priority` must be -{_LARGEST_PRIORITY} to {_LARGEST_PRIORITY}, not {priority}"
 
 
 def _model_faults(models: list[str] | None) -> Iterator[str]:

@@ -16,6 +16,8 @@ from _fastpath.slots import endpoint_identity
 from gateway.errors import PenstockError
 from gateway.waiting import Signal
 
+LOWEST_PRIORITY = -1_000_000
+"""What a request may lower its own to; the files of tenants and keys keep to as much above."""
 OUTPUT_WEIGHT = 4.0
 """Tokens of a prompt that an output token counts as: about what engines' prices say."""
 
@@ -204,6 +206,8 @@ class FairQueue:
 
     def _crowded_out(self, waiter: Waiter) -> Waiter:
         """The last in line of those with the lowest priority whose tenant has most waiting there; the newcomer among equals."""
+        if not self._counts:
+            return waiter  # nobody may wait
         lowest = min(self._counts)
         if waiter.priority < lowest:
             return waiter

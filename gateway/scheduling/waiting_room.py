@@ -122,13 +122,12 @@ class WaitingRoom:
         now = waiter.joined = self._clock()
         waiter.deadline = min(waiter.deadline, now + self.seconds)
         room = self._room(server)
-        crowded_out = room.queue.join(waiter, now) if waiter.deadline > now else waiter
-        waiter.estimate = room.estimate(waiter.position)
-        if crowded_out is not None:
-            self._refuse(
-                room, crowded_out, "refused", f"As many requests as may wait for an endpoint of ModelServer `{server}`."
-            )
         try:
+            crowded_out = room.queue.join(waiter, now) if waiter.deadline > now else waiter
+            waiter.estimate = room.estimate(waiter.position)
+            if crowded_out is not None:
+                why = f"As many requests as may wait for an endpoint of ModelServer `{server}`."
+                self._refuse(room, crowded_out, "refused", why)
             if room.queue.next() is waiter:
                 self._let_in(room, now)  # it came because others wait elsewhere, who may be after it
             if waiter.is_waiting:

@@ -30,6 +30,7 @@ MOST_LOOKED_AT = 16
 PATH = "/tokenize"
 _HEADERS = "content-type: application/json\r\naccept-encoding: identity\r\naccept: */*\r\n"
 _MISSING = (404, 405, 501)
+_UNTOLD = (401, 403)
 _LEAST_ANSWER, _ANSWER_TIMES = 1 << 20, 16
 """An answer may have so many bytes, or so many times those of its question."""
 
@@ -95,11 +96,17 @@ class EngineTokens:
         """Until when an endpoint is not asked, by its identity."""
 
     async def of(
-        self, server: ServerPool, path: str, body: bytes, is_adapter: bool, seconds: float | None = None
+        self,
+        server: ServerPool,
+        path: str,
+        body: bytes,
+        is_adapter: bool,
+        seconds: float | None = None,
+        apart: bytes = b"",
     ) -> Tokenised:
         """What an engine of the server makes of a request's prompt, within ``seconds`` (the budget of the settings). Never raises.
 
-        ``is_adapter``: the body's model is an adapter's name, which the engine is told as it stands.
+        ``is_adapter``: the body's model is an adapter's name, which the engine is told as it stands. ``apart``: see :func:`question_of`.
         """
         if self._settings.engine_requests <= 0:
             return Tokenised(outcome=NO_TOKENIZER)
@@ -107,7 +114,7 @@ class EngineTokens:
             return Tokenised(outcome="busy")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Tokenised] = loop.create_future()
-        task = loop.create_task(self._find(server, path, body, None if is_adapter else server.server.model))
+        task = loop.create_task(self._find(server, path, body, None if is_adapter else server.server.model, apart))
         self._pending.add(task)
         task.add_done_callback(lambda done: self._done(answer, done))
         budget = self._settings.budget_seconds if seconds is None else seconds
@@ -126,9 +133,9 @@ class EngineTokens:
         self._pending.discard(task)
         settle(answer, Tokenised(outcome="failed") if task.cancelled() else task.result())
 
-    async def _find(self, server: ServerPool, path: str, body: bytes, model: str | None) -> Tokenised:
+    async def _find(self, server: ServerPool, path: str, body: bytes, model: str | None, apart: bytes) -> Tokenised:
         try:
-            question = await asyncio.to_thread(question_of, path, body, model)
+            question = await asyncio.to_thread(question_of, path, body, model, apart)
         except Unsupported:
             return Tokenised(outcome="unsupported")
         except Exception as error:  # whatever a client may send
@@ -170,6 +177,10 @@ class EngineTokens:
     async def _read(self, endpoint: Endpoint, question: Question, answer: Any) -> Tokenised:
         if answer.status in _MISSING:
             return self._failed(endpoint, "engine_missing", f"it answers {PATH} with {answer.status}")
+        if answer.status in _UNTOLD:
+            return self._failed(
+                endpoint, "engine_refused", f"it wants to know who asks: it answers {PATH} with {answer.status}"
+            )
         if 400 <= answer.status < 500:
             return Tokenised(outcome="engine_refused")  # this prompt, which says nothing of the next one
         if answer.status != 200:

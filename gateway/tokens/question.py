@@ -32,8 +32,11 @@ class _Told(Struct):
     tokens: list[int]
 
 
-def question_of(path: str, body: bytes, model: str | None) -> Question:
-    """What to ask for a request's body; ``model`` replaces the name in it. Raises Unsupported, and DecodeError for what is no object."""
+def question_of(path: str, body: bytes, model: str | None, apart: bytes = b"") -> Question:
+    """What to ask for a request's body; ``model`` replaces the name in it. Raises Unsupported, and DecodeError for what is no object.
+
+    ``apart``: whose questions it shares its hash with; else those with its own salt, or none.
+    """
     content = msgspec.json.decode(body, type=dict[str, Any])
     given = content.get("cache_salt")
     salt = given if isinstance(given, str) else ""
@@ -51,7 +54,8 @@ def question_of(path: str, body: bytes, model: str | None) -> Question:
     else:
         raise Unsupported("operation")
     made = msgspec.json.encode(asked)
-    return Question(made, blake2b(made, digest_size=32).digest(), salt)
+    whose = blake2b(apart or salt.encode(), digest_size=32).digest()
+    return Question(made, blake2b(made, key=whose, digest_size=32).digest(), salt)
 
 
 def read_answer(answer: bytes) -> array[int]:

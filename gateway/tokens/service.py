@@ -38,7 +38,7 @@ class Tokenised(Struct, frozen=True, gc=False):
 
 
 class _Tokenizer(Protocol):
-    def prompt(self, path: str, body: Mapping[str, Any]) -> array[int]: ...
+    def prompt(self, path: str, body: Mapping[str, Any], apart: str = "") -> array[int]: ...
 
 
 class PromptTokens:
@@ -53,8 +53,11 @@ class PromptTokens:
         """When a folder could not be loaded."""
         self._pending = 0
 
-    async def of(self, folder: str, path: str, body: bytes) -> Tokenised:
-        """What the engine makes of a request's prompt, when it is found within the budget. Needs no task."""
+    async def of(self, folder: str, path: str, body: bytes, apart: bytes = b"") -> Tokenised:
+        """What the engine makes of a request's prompt, when it is found within the budget. Needs no task.
+
+        ``apart``: whose prompts it shares what is remembered with; else those with its own salt, or none.
+        """
         if not folder:
             return Tokenised(outcome=NO_TOKENIZER)
         if self._pending >= self._settings.threads * PENDING_EACH:
@@ -64,7 +67,7 @@ class PromptTokens:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(max(1, self._settings.threads), "tokens")
         self._pending += 1
-        work = self._threads.submit(self.at_once, folder, path, body)
+        work = self._threads.submit(self.at_once, folder, path, body, apart)
         work.add_done_callback(lambda done: self._done(loop, answer, done))
         late = loop.call_later(self._settings.budget_seconds, settle, answer, Tokenised(outcome="late"))
         try:
@@ -72,24 +75,21 @@ class PromptTokens:
         finally:
             late.cancel()
 
-    def at_once(self, folder: str, path: str, body: bytes) -> Tokenised:
+    def at_once(self, folder: str, path: str, body: bytes, apart: bytes = b"") -> Tokenised:
         """The same in the caller's thread, however long it takes. Never raises."""
         tokenizer = (self._tokenizers.get(folder) or self._load(folder)) if folder else None
         if tokenizer is None:
             return Tokenised(outcome=NO_TOKENIZER)
         try:
             content = msgspec.json.decode(body)
-            salt = content.get("cache_salt") or ""
-            return Tokenised(tokenizer.prompt(path, content), salt if isinstance(salt, str) else "")
+            given = content.get("cache_salt")
+            salt = given if isinstance(given, str) else ""
+            return Tokenised(tokenizer.prompt(path, content, apart.decode() or salt), salt)
         except Exception as error:  # templates raise whatever they like
             if type(error).__name__ != "Unsupported":
                 logger.debug("a prompt was not tokenised: %r", error)
                 return Tokenised(outcome="failed")
             return Tokenised(outcome="unsupported")
-
-    def has(self, folder: str) -> bool:
-        """Whether a folder has a tokenizer that can be read, which this loads."""
-        return bool(folder) and (folder in self._tokenizers or self._load(folder) is not None)
 
     def close(self) -> None:
         """Take no more."""

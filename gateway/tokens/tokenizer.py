@@ -39,26 +39,26 @@ class SegmentCache:
     def __init__(self, characters: int) -> None:
         self._most = characters
         self._held = 0
-        self._ids: OrderedDict[str, array[int]] = OrderedDict()
+        self._ids: OrderedDict[tuple[str, str], array[int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, segment: str) -> array[int] | None:
-        """The ids, if they are there."""
+    def get(self, apart: str, segment: str) -> array[int] | None:
+        """The ids, if they are there: what others sent nobody shall tell by the time it takes, so those that are apart share nothing."""
         with self._lock:
-            found = self._ids.get(segment)
+            found = self._ids.get((apart, segment))
             if found is not None:
-                self._ids.move_to_end(segment)
+                self._ids.move_to_end((apart, segment))
             return found
 
-    def put(self, segment: str, ids: array[int]) -> None:
+    def put(self, apart: str, segment: str, ids: array[int]) -> None:
         """Remember them; the least lately used make room."""
         with self._lock:
-            if segment in self._ids or len(segment) > self._most:
+            if (apart, segment) in self._ids or len(segment) > self._most:
                 return
-            self._ids[segment] = ids
+            self._ids[apart, segment] = ids
             self._held += len(segment)
             while self._held > self._most:
-                self._held -= len(self._ids.popitem(last=False)[0])
+                self._held -= len(self._ids.popitem(last=False)[0][1])
 
 
 class PromptTokenizer:
@@ -80,15 +80,15 @@ class PromptTokenizer:
         self._boundaries = frozenset(one.content for one in added if _is_boundary(one))
         self._cache = SegmentCache(cache_characters)
 
-    def prompt(self, path: str, body: Mapping[str, Any]) -> array[int]:
+    def prompt(self, path: str, body: Mapping[str, Any], apart: str = "") -> array[int]:
         """The ids that the engine makes of a request. Raises Unsupported, and what a template raises for what it does not take."""
         if path == CHAT:
-            return self._chat(body)
+            return self._chat(body, apart)
         if path == COMPLETIONS:
             return self._completion(body)
         raise Unsupported("operation")
 
-    def _chat(self, body: Mapping[str, Any]) -> array[int]:
+    def _chat(self, body: Mapping[str, Any], apart: str) -> array[int]:
         given = tools(body)
         template = self._templates[given is not None]
         if template is None:
@@ -96,7 +96,7 @@ class PromptTokenizer:
         text = template.render(conversation(body, template.wants_parts), given, variables(body))
         if body.get("add_special_tokens"):
             return array("I", self._tokenizer.encode(text, add_special_tokens=True).ids)
-        return self._encode(text)
+        return self._encode(text, apart)
 
     def _completion(self, body: Mapping[str, Any]) -> array[int]:
         prompt = body.get("prompt")
@@ -112,14 +112,14 @@ class PromptTokenizer:
             return array("I", prompt)
         raise Unsupported("prompt")
 
-    def _encode(self, text: str) -> array[int]:
+    def _encode(self, text: str, apart: str) -> array[int]:
         """Without the tokens that a post-processor adds. The text is cut where special tokens stand, each segment is made once."""
         found = array("I")
         for segment in self._segments(text):
-            ids = self._cache.get(segment)
+            ids = self._cache.get(apart, segment)
             if ids is None:
                 ids = array("I", self._tokenizer.encode(segment, add_special_tokens=False).ids)
-                self._cache.put(segment, ids)
+                self._cache.put(apart, segment, ids)
             found.extend(ids)
         return found
 

@@ -85,9 +85,9 @@ class UpstreamClient:
                     cast(Callable[[], asyncio.Protocol], made), endpoint.address, endpoint.port, ssl=secure
                 )
         except TimeoutError as error:
-            raise UpstreamError("The engine does not accept connections.") from error
+            raise _unsent(UpstreamError("The engine does not accept connections.")) from error
         except ssl.SSLError as error:
-            raise UpstreamError(_handshake_failed(error)) from error
+            raise _unsent(UpstreamError(_handshake_failed(error))) from error
         except OSError as error:
             raise _not_connected(error) from error
         plain: socket.socket | None = transport.get_extra_info("socket")
@@ -114,12 +114,17 @@ def _was_closed(error: BaseException) -> bool:
 def _not_connected(error: OSError) -> UpstreamError:
     if error.errno in _OWN_LACKS:
         return _own_fault("The gateway can open no further connection.")
-    return UpstreamError("The engine does not accept connections.")
+    return _unsent(UpstreamError("The engine does not accept connections."))
 
 
 def _own_fault(message: str) -> UpstreamError:
     failed = UpstreamError(message)
     failed.is_engines_fault = False
+    return _unsent(failed)
+
+
+def _unsent(failed: UpstreamError) -> UpstreamError:
+    failed.is_sent = False
     return failed
 
 

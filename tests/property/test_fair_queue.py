@@ -262,3 +262,18 @@ def test_who_leaves_unserved_is_as_if_it_had_never_come(waiters, credit, order):
             queue.join(one, NOW)
         assert late[0].tag == late[1].tag
     assert [(one.tenant, one.tag) for one in drain(with_them)] == [(one.tenant, one.tag) for one in drain(without)]
+
+
+def test_who_has_paid_most_is_owed_nothing_and_who_comes_behind_is() -> None:
+    queue = make_queue(credit=10.0)
+    flood = [waiter("a", tokens=5.0) for _ in range(6)]
+    for one in flood:
+        queue.join(one, NOW)
+    assert queue.is_owed(flood[0])  # nobody has had anything yet
+    for one in flood[:3]:
+        queue.serve(one, NOW)
+    assert not queue.is_owed(flood[3])
+    late = waiter("b", tokens=5.0)
+    queue.join(late, NOW)
+    assert queue.is_owed(late)
+    assert queue.next() is late

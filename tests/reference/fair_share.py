@@ -17,13 +17,14 @@ class Place:
     most_paid: float = 0.0
     tenant: int = 0
     contested: float = 0.0
+    asked: int = 0
     heads: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)
     """By worker: server, priority, tag, and when it was shown."""
 
 
 class FairShare:
     FRESH_SECONDS = 0.05
-    CONTESTED_SECONDS = 60.0
+    CONTESTED_SECONDS = 10.0
 
     def __init__(self, memory: SharedMemory, worker: int) -> None:
         if worker >= memory.workers:
@@ -83,9 +84,9 @@ class FairShare:
 
     def note(self, server: int, tenant: int, now: float) -> None:
         place = self._place(server)
-        if place.tenant not in (0, tenant):
+        if place.tenant not in (0, tenant) and place.asked == server:
             place.contested = now
-        place.tenant = tenant
+        place.tenant, place.asked = tenant, server
 
     def is_contested(self, server: int, now: float) -> bool:
         at = self._place(server).contested

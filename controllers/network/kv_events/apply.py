@@ -137,8 +137,8 @@ class Applier:
             while place:
                 yield
                 place = self._blocks.release(self._slot, place, RELEASED_PLACES)
+            self.clear()  # not of one that was given up midway: what is left of it is released when it is forgotten again
         finally:
-            self.clear()
             self._is_releasing = False
 
     def clear(self) -> None:

@@ -243,9 +243,11 @@ class Engine:
     async def stop(self):
         await self._runner.cleanup()
 
-    def endpoint(self, name="e"):
+    def endpoint(self, name="e", **more):
         scheme = "http" if self._tls is None else "https"
-        return Endpoint(f"default/{name}", "default/s", f"127.0.0.1:{self.port}", "127.0.0.1", self.port, scheme=scheme)
+        return Endpoint(
+            f"default/{name}", "default/s", f"127.0.0.1:{self.port}", "127.0.0.1", self.port, scheme=scheme, **more
+        )
 
 
 @pytest.fixture
@@ -330,8 +332,9 @@ async def test_what_an_engine_computes_between_two_scrapes_is_written(tmp_path, 
 
 
 async def test_what_an_engine_had_cached_is_forgotten_when_it_was_started_anew(tmp_path, memory, engines):
-    engine, other = await engines(), await engines()
-    endpoints = [engine.endpoint("e"), other.endpoint("f")]
+    engine, other, followed = await engines(), await engines(), await engines()
+    # one that tells of its blocks: its follower sees a restart itself
+    endpoints = [engine.endpoint("e"), other.endpoint("f"), followed.endpoint("g", events_port=5557)]
     prefixes, hashes = PrefixIndex(memory), BlockHashes.of([1, 2])
     async with scraping(tmp_path, endpoints):
         await until(lambda: all(metrics(memory, one) for one in endpoints))
@@ -340,9 +343,10 @@ async def test_what_an_engine_had_cached_is_forgotten_when_it_was_started_anew(t
             prefixes.learn(hashes, slot, time.monotonic())
         scrapes = engine.scrapes
         await until(lambda: engine.scrapes > scrapes + 1)
-        assert prefixes.match(hashes, slots) == [2, 2]
-        engine.page = VLLM.replace(" 100.0", " 7.0").replace(" 40.0", " 0.0")
-        await until(lambda: prefixes.match(hashes, slots) == [0, 2])
+        assert prefixes.match(hashes, slots) == [2, 2, 2]
+        followed.page = engine.page = VLLM.replace(" 100.0", " 7.0").replace(" 40.0", " 0.0")
+        scrapes = followed.scrapes
+        await until(lambda: prefixes.match(hashes, slots) == [0, 2, 2] and followed.scrapes > scrapes + 2)
 
 
 async def test_the_adapters_that_an_engine_has_loaded_are_written_until_it_is_started_anew(tmp_path, memory, engines):

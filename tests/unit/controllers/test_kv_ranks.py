@@ -6,6 +6,10 @@ from array import array
 import pytest
 import zmq.asyncio
 
+from _fastpath.chain_ranks import ChainRanks
+from _fastpath.shared_memory import SharedMemory
+from controllers.network.kv_events.apply import Applier, Counts
+from controllers.network.kv_events.events import Stored
 from controllers.network.kv_events.follower import Target
 from controllers.network.kv_events.followers import targets
 from controllers.network.kv_events.ranks import RankFollowers
@@ -135,3 +139,19 @@ def test_an_endpoints_ranks_are_part_of_what_is_followed():
     assert target.of_rank(0).events == target.events
     mute = Target("a", "a", "tcp://[fd00::1]:5", "", SIZE, 2).of_rank(1)
     assert (mute.events, mute.replay) == ("tcp://[fd00::1]:6", "")
+
+
+def test_a_rank_whose_forgetting_was_given_up_midway_is_forgotten_whole_the_next_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("controllers.network.kv_events.apply.RELEASED_PLACES", 1)
+    memory = SharedMemory.create(str(tmp_path / "memory"), workers=1, slots=64, prefix_bytes=1 << 16)
+    ranks = ChainRanks()
+    applier = Applier(memory, "default/a", 3, 4, Counts(), ranks, 0)
+    applier.store(Stored([bytes([n]) * 32 for n in range(20)], None, list(range(80)), 4), 1.0)
+    assert len(ranks) == 20
+    pieces = applier.release()
+    next(pieces)
+    pieces.close()
+    assert len(ranks) > 0
+    for _ in applier.release():
+        pass
+    assert (len(ranks), len(applier)) == (0, 0)

@@ -60,13 +60,23 @@ class Fleet:
     """Two endpoints behind one server and one route, unless said otherwise."""
 
     def __init__(
-        self, directory, *, settings=None, routes=None, server=None, endpoints=2, gate=None, plugins=None, **sizes
+        self,
+        directory,
+        *,
+        settings=None,
+        routes=None,
+        server=None,
+        endpoints=2,
+        gate=None,
+        plugins=None,
+        reserved=None,
+        **sizes,
     ):
         sizes = {"workers": 2, "slots": 64, "buckets": 16, "journal_records": 16, "prefix_bytes": 1 << 16, **sizes}
         self.memory = SharedMemory.create(str(directory / "memory"), **sizes)
         metrics = RequestMetrics(self.memory, 0)
         found = Plugins(plugins or {}, metrics.plugin_failed)
-        self.replica = Replica(GatewayCompiler(self.memory, 0, plugins=found))
+        self.replica = Replica(GatewayCompiler(self.memory, 0, plugins=found, reserved=reserved))
         self.limiter = RateLimiter(self.memory, 0, lambda: self.replica.world.sequence, time.monotonic_ns)
         self.replica.on_route(self.limiter.route_changed)
         self.client, self.log = Client(), Log()

@@ -278,3 +278,11 @@ class TestKeeper:
         assert self.limits(keeper).generation > before.generation
         (files / "tenants").write_text("{}")
         await self.looked(keeper, lambda: self.limits(keeper) is None)
+
+
+def test_a_tenant_with_several_limits_has_a_bucket_for_each_when_all_places_have_been_used(limiter, clock):
+    """A bucket that is configured is full, and full ones give way to those that are opened: both at once would take one place."""
+    for number in range(60):
+        caller = tenant(calls(5), {"name": "tokens", "unit": "hour", "inputTokens": 100}, name=f"t{number}")
+        clock(7200)
+        assert admitted(limiter, caller, tokens_in=30) == 3  # its tokens, not its calls

@@ -82,16 +82,20 @@ def test_what_tokenize_says_nothing_true_of_is_not_asked(path, content):
         question_of(path, content, None)
 
 
-def test_sampling_and_salt_are_no_part_of_the_key_and_prompt_tools_and_model_are():
+def test_sampling_is_no_part_of_the_key_and_prompt_tools_model_and_whose_it_is_are():
     key = question_of(CHAT, body(), None).key
-    salted = question_of(CHAT, body(cache_salt="pepper", temperature=1), None)
-    assert (salted.key, salted.salt) == (key, "pepper")
+    assert question_of(CHAT, body(temperature=1), None).key == key
+    salted = question_of(CHAT, body(cache_salt="pepper"), None)
+    assert salted.salt == "pepper"
     others = [
         question_of(CHAT, body(messages=[*HELLO, *HELLO]), None).key,
         question_of(CHAT, body(tools=[{"type": "function", "function": {"name": "f"}}]), None).key,
         question_of(CHAT, body(), "served").key,
+        question_of(CHAT, body(), None, b"a tenant's").key,
+        question_of(CHAT, body(), None, b"another's").key,
+        salted.key,
     ]
-    assert len({key, *others}) == 4
+    assert len({key, *others}) == 7
 
 
 @pytest.mark.parametrize(
@@ -149,9 +153,25 @@ async def test_the_engine_is_told_its_own_name_of_the_model_and_an_adapters_as_i
 
 async def test_the_same_prompt_is_asked_for_once(tmp_path):
     engines = Engines(tmp_path, told(1, 2))
-    first, second = await engines.of(), await engines.of(body(max_tokens=9, cache_salt="x"))
-    assert (first.ids, first.outcome, second.salt) == (second.ids, second.outcome, "x")
+    first, second = await engines.of(), await engines.of(body(max_tokens=9))
+    assert (first.ids, first.outcome) == (second.ids, second.outcome)
     assert len(engines.sent) == 1
+
+
+async def test_what_another_tenant_asked_is_asked_for_again(tmp_path):
+    engines = Engines(tmp_path, told(1), told(1), told(1))
+    for apart in (b"a", b"b", b"b"):
+        await engines.of(apart=apart)
+    await engines.of(body(cache_salt="x"))
+    assert len(engines.sent) == 3
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_an_engine_that_wants_to_know_who_asks_is_left_alone_for_a_while(tmp_path, status):
+    engines = Engines(tmp_path, Answer([b"{}"], status), told(2))
+    assert (await engines.of()).outcome == "engine_refused"
+    assert list((await engines.of()).ids) == [2]
+    assert [one[0] for one in engines.sent] == ["default/e0", "default/e1"]
 
 
 async def test_requests_with_the_same_prompt_wait_for_one_answer(tmp_path):

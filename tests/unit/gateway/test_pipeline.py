@@ -8,9 +8,11 @@ from collections import Counter
 import pytest
 
 from _fastpath.adapters import Adapters
+from _fastpath.fair_share import FairShare
 from _fastpath.load import Load
 from _fastpath.prefix_index import PrefixIndex
 from _fastpath.scanner import scan
+from _fastpath.slots import endpoint_identity
 from _fastpath.token_bucket import TokenBuckets
 from gateway.datastore.model import Limit, Match, PrefixCache, Rule, Server, StringMatch, Target, Traffic
 from gateway.datastore.model import Route as RouteModel
@@ -19,6 +21,7 @@ from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.identity.gate import Caller
 from gateway.observability.exposition import render
 from gateway.scheduling.place import Hashers, adapter_of
+from gateway.scheduling.pool import Reserved
 from gateway.settings import Queue, Requests, Settings
 from tests.unit.gateway.fakes import Answer, Protocol, chat, make_exchange
 from tests.unit.gateway.fleet import SERVER, Fleet, route
@@ -669,3 +672,75 @@ def test_a_request_may_ask_for_less_than_its_tenants_priority(allowed, asked, fo
 def test_a_request_waits_no_longer_than_its_client(headers, seconds):
     exchange = make_exchange(Protocol(), headers=headers)
     assert waiter_of(exchange, lambda: None).deadline == exchange.started + seconds
+
+
+@pytest.mark.parametrize("asked", ["-9223372036854775808", "-1e300", "1e300", "-5", "nan", "much"])
+async def test_whatever_priority_a_client_names_it_waits_in_turn_and_nobody_else_suffers(tmp_path, asked):
+    fleet = Fleet(tmp_path, endpoints=1, server=FULL_WITH_ONE)
+    first, protocol = await held(fleet)
+    whole = [("content-type", "application/json")]
+    fleet.client.answers += [Answer([WHOLE], headers=whole) for _ in range(3)]
+    waiting = [asyncio.ensure_future(request(fleet, headers={"x-penstock-priority": asked}))]
+    await asyncio.sleep(0.01)
+    waiting.append(asyncio.ensure_future(request(fleet)))
+    await asyncio.sleep(0.01)
+    protocol.left.set()
+    await first
+    assert [status for _, status, *_ in await asyncio.gather(*waiting)] == [200, 200]
+    check_released(fleet)
+
+
+async def test_where_nobody_may_wait_a_full_server_refuses(tmp_path):
+    fleet = Fleet(tmp_path, endpoints=1, server=FULL_WITH_ONE, settings=Settings(queue=Queue(length=0)))
+    first, protocol = await held(fleet)
+    _, status, _, text = await request(fleet)
+    assert (status, error(text)["code"]) == (429, "queue_full")
+    protocol.left.set()
+    await first
+    check_released(fleet)
+
+
+async def test_a_request_that_no_engine_had_costs_nothing_of_its_limits(tmp_path):
+    limits = (Limit("calls", "requests", 10, 3600, 10),)
+    fleet = Fleet(tmp_path, routes=[route(limits=limits)])
+    refused = UpstreamError("The engine does not accept connections.")
+    refused.is_sent = False
+    fleet.client.answers = [refused, refused]
+    exchange, status, *_ = await request(fleet)
+    assert (status, exchange.sent) == (502, 0.0)
+    fleet.client.answers = [refused, Answer([WHOLE], headers=[("content-type", "application/json")])]
+    _, status, headers, _ = await request(fleet)
+    assert (status, headers["x-ratelimit-remaining-requests"]) == (200, "9")
+    fleet.client.answers = [UpstreamError("It broke off."), refused]
+    exchange, status, *_ = await request(fleet)
+    assert (status, exchange.sent > 0) == (502, True)
+    check_released(fleet)
+
+
+async def test_what_a_tokenizer_answers_is_no_output(tmp_path):
+    fleet = Fleet(tmp_path, routes=[route(limits=(Limit("out", "output", 1_000_000, 3600, 1_000_000),))])
+    ids = json.dumps({"tokens": list(range(10_000))}).encode()
+    fleet.client.answers = [Answer([ids], headers=[("content-type", "application/json")])] * 1
+    await request(fleet, body=json.dumps({"model": "m", "prompt": "x"}).encode(), path="/tokenize")
+    fleet.client.answers = [Answer([WHOLE], headers=[("content-type", "application/json")])]
+    _, status, headers, _ = await request(fleet)
+    assert status == 200
+    assert int(headers["x-ratelimit-remaining-tokens"]) > 999_000
+
+
+async def test_without_a_queue_no_place_is_kept(tmp_path):
+    """Who is owed one is known of those that wait."""
+    server = Server(SERVER, traffic=Traffic(maximum_in_flight=4))
+    fleet = Fleet(
+        tmp_path, endpoints=1, server=server, settings=Settings(queue=Queue(seconds=0.0)), reserved=Reserved(25.0)
+    )
+    share = FairShare(fleet.memory, 1)
+    for tenant in (1, 2):
+        share.note(endpoint_identity(SERVER), tenant, asyncio.get_running_loop().time())
+    assert share.is_contested(endpoint_identity(SERVER), asyncio.get_running_loop().time())
+    streams = [await held(fleet) for _ in range(4)]
+    assert {protocol.answers[0][0] for _, protocol in streams} == {200}
+    for task, protocol in streams:
+        protocol.left.set()
+        await task
+    check_released(fleet)

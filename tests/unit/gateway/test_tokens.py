@@ -233,11 +233,12 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last():
 
     cache = SegmentCache(10)
     for segment in ("aaaa", "bbbb"):
-        cache.put(segment, array("I", [1]))
-    assert cache.get("aaaa") is not None
-    cache.put("cccc", array("I", [2]))
-    cache.put("x" * 11, array("I", [3]))
-    assert [cache.get(one) is not None for one in ("aaaa", "bbbb", "cccc", "x" * 11)] == [True, False, True, False]
+        cache.put("", segment, array("I", [1]))
+    assert cache.get("", "aaaa") is not None
+    assert cache.get("another tenant", "aaaa") is None
+    cache.put("", "cccc", array("I", [2]))
+    cache.put("", "x" * 11, array("I", [3]))
+    assert [cache.get("", one) is not None for one in ("aaaa", "bbbb", "cccc", "x" * 11)] == [True, False, True, False]
 
 
 # -- the service
