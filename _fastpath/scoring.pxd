@@ -102,6 +102,7 @@ cdef class Scheduler:
     cdef readonly PrefixIndex prefixes
     cdef readonly Adapters adapters
     cdef readonly int64_t queued_tokens   # prompt tokens that were still to be computed where the last decision went
+    cdef readonly double prefill_seconds  # that it and what was queued before it were expected to take there
     cdef readonly uint32_t matched_at     # second in which the last block that was matched there had been learned, 0 for none
     cdef readonly Health health
     cdef readonly uint64_t probe  # token of the probe that the last decision claimed, else 0

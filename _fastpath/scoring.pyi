@@ -127,6 +127,8 @@ class Scheduler:
     adapters: Adapters
     queued_tokens: int
     """Prompt tokens that the last decision found queued at the endpoint that it chose, without what it has computed of them by then."""
+    prefill_seconds: float
+    """That these and its own were expected to take there, at the speed that was measured."""
     matched_at: int
     """Second of the clock in which the last block that was matched there had been learned, before the last decision; 0 for none."""
     health: Health

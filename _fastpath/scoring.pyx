@@ -467,11 +467,10 @@ cdef class Scheduler:
                 uncached -= prompt_tokens * pool.matched[i] / blocks
             c.queue_seconds = c.prefill_tokens / c.prefill_tokens_per_second
             if c.prefill_since > 0:
-                # an engine that is late is taken to be so again, but for no longer than all takes that was expected of it: an answer in
-                # one piece shows its first token with its last
+                # an engine that is late is taken to be so again: whoever hangs looks worse with every second
                 seconds = c.queue_seconds - max(0.0, now - c.prefill_since)
                 c.queued_tokens = max(0.0, seconds) * c.prefill_tokens_per_second
-                c.queue_seconds = max(seconds, min(-seconds, c.queue_seconds))
+                c.queue_seconds = abs(seconds)
             seconds = uncached / c.prefill_tokens_per_second
             c.prefill_seconds = (weight + EVENNESS_WEIGHT * c.recent / recent + (foreign * c.bias if foreign > 0 else 0.0)) * seconds
             seconds += c.queue_seconds
@@ -672,6 +671,7 @@ cdef class Scheduler:
         if blocks > 0:
             uncached -= <int64_t>(<double>prompt_tokens * pool.matched[chosen] / blocks)
         self.queued_tokens = <int64_t>c.queued_tokens
+        self.prefill_seconds = (c.queued_tokens + uncached) / _speed(policy.prefill_tokens_per_second, c.spent_tokens, c.spent_seconds)
         if not dry:
             self.load._check(c.slot)
             self.load.charge_cell(c.slot, c.generation, uncached, output_tokens, now)

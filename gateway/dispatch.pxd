@@ -1,3 +1,4 @@
+from gateway.deadlines cimport Deadlines
 from gateway.exchange cimport Exchange
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.scheduling.health cimport HealthNotes
@@ -10,6 +11,7 @@ cdef class Dispatcher:
     cdef object _client
     cdef RequestMetrics _metrics
     cdef WaitingRoom _room
+    cdef Deadlines _deadlines
     cdef object _tokens, _engine_tokens
     cdef bint _forwards_authorization
     cdef object _in_flight
@@ -19,6 +21,7 @@ cdef class Dispatcher:
     cdef RetryBudget _budget
     cdef HealthNotes _health
     cpdef release(self, Exchange exchange, object error=*)
+    cpdef _expect_prefill(self, Exchange exchange)
     cpdef bint _is_placed(self, Exchange exchange) except -1
     cpdef bint _has_room(self, Exchange exchange) except -1
     cpdef _place(self, Exchange exchange, bint is_owed)

@@ -16,12 +16,13 @@ import orjson
 from _fastpath.hashing import BlockHashes
 from gateway.connectors import direct
 from gateway.datastore.model import SESSION_HEADERS
+from gateway.deadlines import Deadlines
 from gateway.errors import PenstockError, QueueFull, UpstreamError
 from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
 from gateway.scheduling.fair_queue import LOWEST_PRIORITY, Waiter, weighted_tokens
 from gateway.scheduling.health import HealthNotes
-from gateway.scheduling.place import Placer, adapter_of, session_named, session_of
+from gateway.scheduling.place import Placer, UntoldPrefill, adapter_of, session_named, session_of
 from gateway.scheduling.plugins import Asked, adjustments_of
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.tokens.engine_tokens import EngineTokens
@@ -47,6 +48,7 @@ class Dispatcher:
         client: UpstreamClient,
         metrics: RequestMetrics,
         room: WaitingRoom,
+        deadlines: Deadlines,
         tokens: PromptTokens,
         engine_tokens: EngineTokens,
         forwards_authorization: bool,
@@ -59,6 +61,7 @@ class Dispatcher:
         self._client = client
         self._metrics = metrics
         self._room = room
+        self._deadlines = deadlines
         self._tokens = tokens
         self._engine_tokens = engine_tokens
         self._forwards_authorization = forwards_authorization
@@ -89,6 +92,7 @@ class Dispatcher:
             elif not await self._further_place(exchange, failed, attempt):
                 break
             sent_before, exchange.sent = exchange.sent, self._clock()
+            self._expect_prefill(exchange)
             self._budget.under_way += attempt > 0
             try:
                 return await direct.connect(exchange, self._client, self._forwards_authorization)
@@ -103,6 +107,12 @@ class Dispatcher:
                 self._budget.under_way -= attempt > 0
         assert failed is not None
         raise failed
+
+    def _expect_prefill(self, exchange: Exchange) -> None:
+        placement = exchange.placement
+        if placement is not None and exchange.scan is not None and not exchange.scan.stream:
+            due = exchange.sent + placement.prefill_seconds
+            self._deadlines.add(UntoldPrefill(self._placer, placement), due)
 
     def first_token(self, exchange: Exchange) -> None:
         """The first byte of an answer is there."""

@@ -105,6 +105,7 @@ class Pipeline:
             parts.client,
             parts.metrics,
             parts.room,
+            parts.deadlines,
             parts.tokens,
             EngineTokens(parts.settings.tokens, parts.client, parts.placer.is_serving, parts.clock),
             parts.settings.identity.forward_authorization,

@@ -8,6 +8,7 @@ cdef class Placement:
     cdef readonly ServerPool pool
     cdef readonly PlacedEndpoint placed
     cdef readonly long long position, blocks, matched_blocks, prefill_tokens, output_tokens, queued_tokens, probe, matched_at
+    cdef readonly double prefill_seconds
     cdef public bint has_first_token
 
 cdef class Placer:

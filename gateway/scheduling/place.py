@@ -44,6 +44,7 @@ class Placement:
         queued_tokens: int = 0,
         probe: int = 0,
         matched_at: int = 0,
+        prefill_seconds: float = 0.0,
     ) -> None:
         self.pool = pool
         self.position = position
@@ -56,6 +57,8 @@ class Placement:
         """Token of the claim when the request probes an ejected endpoint, else 0."""
         self.matched_at = matched_at
         """Second in which the last block that was matched had been learned before, 0 for none."""
+        self.prefill_seconds = prefill_seconds
+        """That its prompt and what was queued before it were expected to take."""
         self.has_first_token = False
         self.placed: PlacedEndpoint = pool.endpoints[position]
         """The endpoint itself."""
@@ -64,6 +67,22 @@ class Placement:
     def match_ratio(self) -> float | None:
         """Share of the prompt's blocks that the endpoint was expected to hold; None for a prompt without a whole block."""
         return self.matched_blocks / self.blocks if self.blocks else None
+
+
+class UntoldPrefill:
+    """Of an answer in one piece, whose first byte comes with its last token: its prompt is taken to be computed when that was expected.
+
+    An entry of the worker's :class:`gateway.deadlines.Deadlines`.
+    """
+
+    def __init__(self, placer: Placer, placement: Placement) -> None:
+        self._placer = placer
+        self._placement = placement
+
+    def check(self, now: float) -> None:
+        """The time has come, if the request is not over."""
+        if not self._placement.has_first_token:
+            self._placer.first_token(self._placement, 0.0)
 
 
 class Placer:
@@ -134,6 +153,7 @@ class Placer:
             scheduler.queued_tokens,
             scheduler.probe,
             scheduler.matched_at,
+            scheduler.prefill_seconds,
         )
 
     def survey(
@@ -174,8 +194,10 @@ class Placer:
 
     def first_token(self, placement: Placement, seconds: float) -> None:
         """The prompt is computed, ``seconds`` after it was sent (0: not known): it weighs on the endpoint no more."""
-        placement.has_first_token = True
-        self._scheduler.first_token(placement.pool.pool, placement.position, placement.prefill_tokens, self._clock())
+        if not placement.has_first_token:
+            placement.has_first_token = True
+            pool, charged = placement.pool.pool, placement.prefill_tokens
+            self._scheduler.first_token(pool, placement.position, charged, self._clock())
         tokens = placement.queued_tokens + placement.prefill_tokens
         if seconds > 0 and tokens >= MEASURED_TOKENS:
             self._scheduler.prefilled(placement.pool.pool, placement.position, tokens, seconds)
@@ -183,6 +205,7 @@ class Placer:
     def release(self, placement: Placement) -> None:
         """The endpoint is done with the request."""
         prefill = 0 if placement.has_first_token else placement.prefill_tokens
+        placement.has_first_token = True
         self._scheduler.release(placement.pool.pool, placement.position, prefill, placement.output_tokens)
 
     def correct(self, placement: Placement, hashes: BlockHashes | None, usage: Usage, sent: float) -> str:

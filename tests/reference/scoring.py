@@ -299,10 +299,9 @@ def oldest(all_seen: Sequence[Seen], policy: Policy, now: float) -> int:
 
 
 def queue_seconds(endpoint: Endpoint, rate: float, now: float) -> float:
-    """Until what is outstanding there is computed; as long again as it is late already, at most what it was expected to take."""
-    expected = endpoint.prefill_tokens / rate
+    """Until what is outstanding there is computed; as long again as it is late already."""
     elapsed = max(0.0, now - endpoint.prefill_since) if endpoint.prefill_since > 0 else 0.0
-    return max(expected - elapsed, min(elapsed - expected, expected))
+    return abs(endpoint.prefill_tokens / rate - elapsed)
 
 
 def unevenness(candidates: Sequence[Seen], rates: Sequence[float], is_shared: bool) -> list[float]:

@@ -479,6 +479,7 @@ def test_what_is_computed_by_now_is_queued_no_more(fleet: Fleet) -> None:
     assert scores == pytest.approx([-0.5 - late(0.5), 0.0])
     fleet.decide(pool, prompt_tokens=0, excluded=[1])
     assert fleet.scheduler.queued_tokens == 4000
+    assert fleet.scheduler.prefill_seconds == pytest.approx(0.5)
 
 
 def test_the_next_prefill_begins_with_the_first_token_of_the_one_before(fleet: Fleet) -> None:
@@ -489,13 +490,12 @@ def test_the_next_prefill_begins_with_the_first_token_of_the_one_before(fleet: F
     assert fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0) == pytest.approx([-0.75 - late(0.75)])
 
 
-def test_an_engine_that_is_late_looks_worse_until_it_is_twice_as_late_as_was_expected(fleet: Fleet) -> None:
-    """And no worse than that: an answer in one piece shows its first token with its last."""
+def test_an_engine_that_is_late_looks_worse_with_every_second(fleet: Fleet) -> None:
     pool = fleet.pool(1)
     fleet.scheduler.load.charge(0, 0, 8000, 0, NOW)
     policy = Policy(decode_seconds_per_request=0)
-    scores = [fleet.scores(pool, policy, prompt_tokens=0, now=NOW + after)[0] for after in (0.5, 1, 1.5, 2, 10)]
-    assert scores == pytest.approx([-0.5 - late(0.5), 0.0, -0.5 - late(0.5), -1 - late(1), -1 - late(1)])
+    scores = [fleet.scores(pool, policy, prompt_tokens=0, now=NOW + after)[0] for after in (0.5, 1, 2, 10)]
+    assert scores == pytest.approx([-0.5 - late(0.5), 0.0, -1 - late(1), -9 - late(9)])
     assert fleet.decide(pool, now=NOW + 10)
     assert fleet.scheduler.queued_tokens == 0
 

@@ -744,3 +744,26 @@ async def test_without_a_queue_no_place_is_kept(tmp_path):
         protocol.left.set()
         await task
     check_released(fleet)
+
+
+async def test_the_prompt_of_an_answer_in_one_piece_is_taken_to_be_computed_when_that_was_expected(tmp_path):
+    """Or an endpoint that writes a long one would seem late for as long as it does."""
+    fleet, gate = Fleet(tmp_path, endpoints=1), asyncio.Event()
+
+    async def slowly():
+        await gate.wait()
+        return Answer([WHOLE], headers=[("content-type", "application/json")])
+
+    fleet.client.answers = [slowly]
+    asking = asyncio.ensure_future(request(fleet, body=chat("x" * 1600)))  # some 400 tokens: 50 ms
+    await asyncio.sleep(0.02)
+    ((in_flight, prefill, _),) = fleet.load().values()
+    assert (in_flight, prefill > 300) == (1, True)
+    async with asyncio.timeout(5):
+        while next(iter(fleet.load().values()))[1]:
+            await asyncio.sleep(0.01)
+    assert next(iter(fleet.load().values()))[0] == 1
+    gate.set()
+    await asking
+    await asyncio.sleep(0.1)
+    check_released(fleet)
