@@ -97,7 +97,7 @@ cdef class Policy:
 
 
 # Prompts are computed in turn, and whoever comes next waits for those before it: an endpoint that has half of what it may is taken to be
-# full already while it has prompts to compute for longer than the pool allows. Answers in one piece do not say when theirs was computed.
+# full already while it has prompts to compute for longer than the pool allows.
 cdef bint _has_enough_to_compute(Pool pool, Policy policy, const Candidate* c, double now) noexcept nogil:
     cdef double seconds
     if 2 * c.in_flight < c.maximum_in_flight or c.maximum_in_flight <= 0:

@@ -111,8 +111,7 @@ class Dispatcher:
     def _expect_prefill(self, exchange: Exchange) -> None:
         placement = exchange.placement
         if placement is not None and exchange.scan is not None and not exchange.scan.stream:
-            due = exchange.sent + placement.prefill_seconds
-            self._deadlines.add(UntoldPrefill(self._placer, placement), due)
+            UntoldPrefill(self._placer, placement, self._deadlines, exchange.sent).begin()
 
     def first_token(self, exchange: Exchange) -> None:
         """The first byte of an answer is there."""

@@ -171,9 +171,8 @@ class Pipeline:
     async def serve(self, exchange: Exchange) -> None:
         """The life of a request. Each step notes what it found in the exchange, or raises."""
         self._refuse_when_draining()
-        scan_body(
-            exchange, self._parts.settings, self._forbidden, self._refused
-        )  # what the body says; every later step reads it
+        # what the body says; every later step reads it
+        scan_body(exchange, self._parts.settings, self._forbidden, self._refused)
         self._permit(exchange)  # before routes are looked at: a stranger to a model shall not learn whether it exists
         self._match(exchange)  # before limits: most are a route's
         self._expect(exchange)  # what limits reserve and endpoints are charged with until the engine has counted

@@ -21,7 +21,7 @@ from gateway.identity.faults import FileFaults
 from gateway.identity.gate import Caller
 from gateway.intake import choices_of, forbidden_members, scan_body
 from gateway.routing.match import Matched, match
-from gateway.scheduling.place import Hashers, adapter_of, session_of
+from gateway.scheduling.place import Hashers, adapter_of, is_serving, session_of
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
 from gateway.settings import Settings
 from gateway.tokens.engine_tokens import ENGINE_SECONDS, Client, EngineTokens
@@ -133,11 +133,7 @@ class Explainer:
         return exchange, matched
 
     def _is_serving(self, server: ServerPool, placed: PlacedEndpoint) -> bool:
-        outlier = server.pool.outlier
-        assert outlier is not None
-        slot = placed.slot
-        found = self._scheduler.health.read(slot.index, slot.generation, outlier, time.monotonic())
-        return found["state"] in ("serving", "warming")
+        return is_serving(self._scheduler.health, server, placed, time.monotonic())
 
     def _caller(self, tenant: str) -> Caller | None:
         if not tenant:

@@ -14,13 +14,14 @@ from _fastpath.slots import endpoint_identity
 from gateway.counting import Count, Usage
 from gateway.datastore.model import PrefixCache
 from gateway.datastore.token_seed import salted_seed, token_seed
+from gateway.deadlines import Deadlines
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
 from gateway.scheduling.corrections import MISSED_SHARE, MISSED_TOKENS, Corrections
 from gateway.scheduling.decision import describe
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
 
 if TYPE_CHECKING:
-    from _fastpath.health import Reading
+    from _fastpath.health import Health, Reading
     from _fastpath.scoring import Explanation
 
 MEASURED_TOKENS = 512
@@ -69,19 +70,36 @@ class Placement:
         return self.matched_blocks / self.blocks if self.blocks else None
 
 
+def is_serving(health: Health, server: ServerPool, placed: PlacedEndpoint, now: float) -> bool:
+    """Whether an endpoint of a server is not left alone at ``now`` for what it did lately."""
+    outlier = server.pool.outlier
+    assert outlier is not None
+    return health.read(placed.slot_index, placed.slot_generation, outlier, now)["state"] in ("serving", "warming")
+
+
 class UntoldPrefill:
     """Of an answer in one piece, whose first byte comes with its last token: its prompt is taken to be computed when that was expected.
 
     An entry of the worker's :class:`gateway.deadlines.Deadlines`.
     """
 
-    def __init__(self, placer: Placer, placement: Placement) -> None:
+    def __init__(self, placer: Placer, placement: Placement, deadlines: Deadlines, sent: float) -> None:
         self._placer = placer
         self._placement = placement
+        self._deadlines = deadlines
+        self._due = sent + placement.prefill_seconds
+
+    def begin(self) -> None:
+        """Look when it is due."""
+        self._deadlines.add(self, self._due)
 
     def check(self, now: float) -> None:
-        """The time has come, if the request is not over."""
-        if not self._placement.has_first_token:
+        """Nothing to do for a request that is over; what is far off is looked at before it is due."""
+        if self._placement.has_first_token:
+            return
+        if now < self._due:
+            self.begin()
+        else:
             self._placer.first_token(self._placement, 0.0)
 
 
@@ -237,10 +255,7 @@ class Placer:
 
     def is_serving(self, server: ServerPool, placed: PlacedEndpoint) -> bool:
         """Whether an endpoint of a server is not left alone just now for what it did lately."""
-        slot, outlier = placed.slot, server.pool.outlier
-        assert outlier is not None
-        state = self._scheduler.health.read(slot.index, slot.generation, outlier, self._clock())["state"]
-        return state in ("serving", "warming")
+        return is_serving(self._scheduler.health, server, placed, self._clock())
 
     def reading(self, placement: Placement) -> Reading:
         """How the endpoint of a placement stands now."""

@@ -10,7 +10,7 @@ from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots, SlotsFull, endpoint_identity
 from gateway.datastore.model import Endpoint, PrefixCache, Scheduling, Server, Traffic
 from gateway.errors import NoEndpoint, QueueFull
-from gateway.scheduling.place import Hashers, session_of
+from gateway.scheduling.place import Hashers, UntoldPrefill, session_of
 from gateway.scheduling.pool import ROLE_BITS, PlacedEndpoint, Reserved, make_pool, reserved_of
 from gateway.scheduling.slot_book import SlotBook
 from tests.unit.gateway.fakes import chat
@@ -301,4 +301,25 @@ def test_who_had_its_share_takes_no_further_place_of_an_endpoint_that_has_prompt
     held.append(fleet.placer.place(server, None, 10, 10, [], narrow=True))
     for one in held:
         fleet.placer.release(one)
+    assert fleet.is_idle
+
+
+def test_a_long_prompt_of_an_answer_in_one_piece_is_not_taken_to_be_computed_before_it_was_expected(fleet):
+    """The timer looks at what is far off before it is due."""
+    placement = fleet.placer.place(pool(fleet), None, 40_000, 10, [])  # 5 s
+    again = []
+
+    class Wheel:
+        def add(self, entry, due):
+            again.append(due)
+
+    entry = UntoldPrefill(fleet.placer, placement, Wheel(), 100.0)
+    entry.begin()
+    entry.check(101.0)
+    assert not placement.has_first_token
+    assert again == [pytest.approx(105.0)] * 2
+    entry.check(105.0)
+    assert placement.has_first_token
+    entry.check(106.0)
+    fleet.placer.release(placement)
     assert fleet.is_idle
