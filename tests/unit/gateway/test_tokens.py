@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import threading
 import time
 
 import pytest
@@ -270,11 +271,12 @@ async def test_what_comes_late_is_late_and_ready_for_the_next(plain, folder, mon
 
 
 async def test_more_than_a_thread_can_do_is_busy_at_once(plain, folder, monkeypatch):
-    service = PromptTokens(Tokens(budget_seconds=0.01))
-    monkeypatch.setattr(PromptTokenizer, "prompt", lambda *given: time.sleep(0.1) or 1 / 0)
+    service, held = PromptTokens(Tokens(budget_seconds=0.01)), threading.Event()
+    monkeypatch.setattr(PromptTokenizer, "prompt", lambda *given: held.wait(20) and 1 / 0)
     found = [await service.of(str(folder), CHAT, body()) for _ in range(service_module.PENDING_EACH + 2)]
-    assert [one.outcome for one in found[-2:]] == ["busy", "busy"]
+    assert [one.outcome for one in found] == ["late"] * service_module.PENDING_EACH + ["busy", "busy"]
     service.close()
+    held.set()
     await asyncio.sleep(0.3)
 
 
