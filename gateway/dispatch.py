@@ -14,7 +14,7 @@ from functools import partial
 import orjson
 
 from _fastpath.hashing import BlockHashes
-from gateway.connectors import direct
+from gateway.connectors.direct import head_of, send_at_once
 from gateway.datastore.model import SESSION_HEADERS
 from gateway.deadlines import Deadlines
 from gateway.errors import PenstockError, QueueFull, UpstreamError
@@ -72,30 +72,42 @@ class Dispatcher:
         self._budget = RetryBudget()
         self._health = HealthNotes(placer, metrics)
 
-    async def connect(self, exchange: Exchange) -> Answer:
-        """The head of an engine's answer. Raises PenstockError when there is none."""
+    def try_start(self, exchange: Exchange) -> Answer | None:
+        """Place a request and send it, without waiting for anything. Raises PenstockError when it can have no endpoint.
+
+        Its answer's head is not there yet: whoever has seen it come needs nothing else, and :meth:`connect` with the answer does the
+        rest. None when something has to be waited for before it can be sent: then :meth:`connect` goes on.
+        """
         assert exchange.server is not None
-        assert exchange.scan is not None
-        traffic = exchange.server.traffic
-        exchange.hashes = await self._hash_tokens(exchange) if exchange.server.matches_tokens else None
-        exchange.is_learned = exchange.hashes is None  # an engine that tells of its blocks tells of this one too
-        if exchange.hashes is None:
-            exchange.hashes = self._placer.hash_prompt(
-                exchange.server, exchange.body, exchange.scan, cache_of(exchange)
-            )
-        exchange.session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
+        if exchange.server.matches_tokens:
+            return None
+        return self._begin(exchange)
+
+    async def connect(self, exchange: Exchange, answer: Answer | None = None) -> Answer:
+        """The answer of an engine once its head is there; ``answer``: of :meth:`try_start`. Raises PenstockError when there is none."""
+        assert exchange.server is not None
+        if answer is None and exchange.is_released:
+            if exchange.server.matches_tokens and exchange.hashes is None:
+                exchange.hashes = await self._hash_tokens(exchange)
+                exchange.is_learned = (
+                    exchange.hashes is None
+                )  # an engine that tells of its blocks tells of this one too
+            if not exchange.awaits_room:
+                answer = self._begin(exchange)
+            if exchange.awaits_room:
+                await self._wait(exchange)
+                answer = self._send(exchange)
+        sent_before = 0.0
         failed: UpstreamError | None = None
-        for attempt in range(max(1, traffic.attempts)):
-            if failed is None:
-                if not self._is_placed(exchange):
-                    await self._wait(exchange)
-            elif not await self._further_place(exchange, failed, attempt):
-                break
-            sent_before, exchange.sent = exchange.sent, self._clock()
-            self._expect_prefill(exchange)
+        for attempt in range(max(1, exchange.server.traffic.attempts)):
+            if failed is not None:
+                if not await self._further_place(exchange, failed, attempt):
+                    break
+                sent_before = exchange.sent
+                answer = self._send(exchange)
             self._budget.under_way += attempt > 0
             try:
-                return await direct.connect(exchange, self._client, self._forwards_authorization)
+                return await head_of(exchange, self._client, answer, self._forwards_authorization)
             except UpstreamError as error:
                 self.release(exchange, error)
                 if not error.is_sent:
@@ -107,6 +119,24 @@ class Dispatcher:
                 self._budget.under_way -= attempt > 0
         assert failed is not None
         raise failed
+
+    def _begin(self, exchange: Exchange) -> Answer | None:
+        """Place and send it; None when it has to wait: for room, or else for a connection."""
+        assert exchange.server is not None
+        assert exchange.scan is not None
+        if exchange.hashes is None:
+            exchange.hashes = self._placer.hash_prompt(
+                exchange.server, exchange.body, exchange.scan, cache_of(exchange)
+            )
+        exchange.session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
+        exchange.awaits_room = not self._is_placed(exchange)
+        return None if exchange.awaits_room else self._send(exchange)
+
+    def _send(self, exchange: Exchange) -> Answer | None:
+        """Send it to its endpoint on a kept connection; None where there is none."""
+        exchange.sent = self._clock()
+        self._expect_prefill(exchange)
+        return send_at_once(exchange, self._client, self._forwards_authorization)
 
     def _expect_prefill(self, exchange: Exchange) -> None:
         placement = exchange.placement

@@ -87,6 +87,8 @@ class Exchange:
         self.server: ServerPool | None = None
         self.reservation: Reservation | None = None
         self.placement: Placement | None = None
+        self.awaits_room: bool = False
+        """No endpoint had room for it when it came."""
         self.is_released: bool = True
         """Whether nothing is charged for it anywhere."""
         self.run: Run | None = None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any
-
 import orjson
 
 from _fastpath.splice import splice, with_usage
@@ -53,16 +50,24 @@ def upstream_body(exchange: Exchange) -> bytes:
     return splice(exchange.body, scan, changes)
 
 
-def connect(
-    exchange: Exchange, client: UpstreamClient, forwards_authorization: bool = False
-) -> Coroutine[Any, Any, Answer]:
-    """Send to the chosen endpoint, and wait for its head when that is awaited: the client's own coroutine, none around it."""
-    assert exchange.placement is not None
-    placed = exchange.placement.placed
-    return client.send(
-        placed.endpoint,
-        exchange.path,
-        upstream_headers(exchange, forwards_authorization),
-        upstream_body(exchange),
-        exchange.placement.pool.traffic,
-    )
+def send_at_once(exchange: Exchange, client: UpstreamClient, forwards_authorization: bool = False) -> Answer | None:
+    """Send to the chosen endpoint on a kept connection, without waiting for anything; None where there is none."""
+    placement = exchange.placement
+    assert placement is not None
+    connection = client.kept(placement.placed.endpoint)
+    if connection is None:
+        return None
+    headers = upstream_headers(exchange, forwards_authorization)
+    return client.ask(connection, exchange.path, headers, upstream_body(exchange), placement.pool.traffic)
+
+
+async def head_of(
+    exchange: Exchange, client: UpstreamClient, answer: Answer | None, forwards_authorization: bool = False
+) -> Answer:
+    """The answer once its head is there: that of :func:`send_at_once`, or else one on a connection of its own. Raises UpstreamError."""
+    if answer is not None and await client.has_head(answer):
+        return answer
+    placement = exchange.placement
+    assert placement is not None
+    headers, body = upstream_headers(exchange, forwards_authorization), upstream_body(exchange)
+    return await client.send_anew(placement.placed.endpoint, exchange.path, headers, body, placement.pool.traffic)

@@ -6,6 +6,8 @@ cdef class UpstreamClient:
     cdef Deadlines _deadlines
     cdef object _clock, _tls, _authorities
     cdef readonly Pool _pool
+    cpdef Connection kept(self, endpoint)
+    cpdef Answer ask(self, Connection connection, str path, str headers, bytes body, traffic)
     cpdef Answer _ask(self, Connection connection, bytes head, bytes body, traffic)
 
 cpdef bytes _head(str host, str path, str headers, long long length)

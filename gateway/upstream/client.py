@@ -42,21 +42,45 @@ class UpstreamClient:
         Raises UpstreamError (retryable when not a byte of an answer came) and UpstreamTimeout. A kept connection that the engine had
         closed in the meantime is no failure of the engine: the request goes out once more on a fresh one.
         """
-        connection = self._pool.take(endpoint)
-        is_kept = connection is not None
-        while True:
-            if connection is None:
-                connection = await self._connect(endpoint, traffic)
-            answer = self._ask(connection, _head(connection.host, path, headers, len(body)), body, traffic)
-            try:
-                await answer.wait_for_head()
-            except BaseException as error:
-                answer.close()
-                if not is_kept or not _was_closed(error):
-                    raise
-                connection, is_kept = None, False
-            else:
+        connection = self.kept(endpoint)
+        if connection is not None:
+            answer = self.ask(connection, path, headers, body, traffic)
+            if await self.has_head(answer):
                 return answer
+        return await self.send_anew(endpoint, path, headers, body, traffic)
+
+    async def send_anew(self, endpoint: Endpoint, path: str, headers: str, body: bytes, traffic: Traffic) -> Answer:
+        """The same on a connection of its own."""
+        connection = await self._connect(endpoint, traffic)
+        answer = self.ask(connection, path, headers, body, traffic)
+        try:
+            await answer.wait_for_head()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def kept(self, endpoint: Endpoint) -> Connection | None:
+        """A connection that is kept to an endpoint and belongs to the caller from now on, None where there is none."""
+        return self._pool.take(endpoint)
+
+    def ask(self, connection: Connection, path: str, headers: str, body: bytes, traffic: Traffic) -> Answer:
+        """Send a request on a connection, without waiting for anything."""
+        return self._ask(connection, _head(connection.host, path, headers, len(body)), body, traffic)
+
+    async def has_head(self, answer: Answer) -> bool:
+        """Wait for the head of what was asked on a kept connection: False when the engine had closed it, and had nothing of the request.
+
+        Raises UpstreamError and UpstreamTimeout.
+        """
+        try:
+            await answer.wait_for_head()
+        except BaseException as error:
+            answer.close()
+            if not _was_closed(error):
+                raise
+            return False
+        return True
 
     async def close(self) -> None:
         """Close every connection."""

@@ -1,5 +1,7 @@
+from gateway.upstream.connection cimport Connection
+
 cdef class Pool:
     cdef dict _idle
     cdef readonly set connections
-    cpdef take(self, endpoint)
-    cpdef give(self, connection)
+    cpdef Connection take(self, endpoint)
+    cpdef give(self, Connection connection)

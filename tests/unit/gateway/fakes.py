@@ -4,6 +4,7 @@ import asyncio
 import json
 
 from gateway.exchange import OPERATIONS, Exchange
+from gateway.upstream import connection
 
 CHAT = "/v1/chat/completions"
 
@@ -82,8 +83,10 @@ class Protocol:
         return Transport(self)
 
 
-class Answer:
+class Answer(connection.Answer):
     """An engine's answer in the pieces given; an exception among them is raised in its place, None hangs."""
+
+    status = headers = length = is_event_stream = is_complete = None
 
     def __init__(self, pieces, status=200, headers=(), length=None, is_event_stream=False):
         self._pieces = iter(pieces)  # as in an engine's connection, what was read is gone

@@ -19,19 +19,23 @@ from gateway.scheduling.plugins import Plugins
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
 from gateway.tokens.service import PromptTokens
+from gateway.upstream.client import UpstreamClient
 from gateway.world import GatewayCompiler
 
 SERVER = "default/s"
 
 
-class Client:
+class Client(UpstreamClient):
     """Gives what it is told to, in order, and keeps what it was sent."""
 
     def __init__(self):
         self.answers = []
         self.sent = []
 
-    async def send(self, endpoint, path, headers, body, traffic):
+    def kept(self, endpoint):
+        return None
+
+    async def send_anew(self, endpoint, path, headers, body, traffic):
         self.sent.append((endpoint.name, path, headers, body))
         answer = self.answers.pop(0)
         if callable(answer):
@@ -39,6 +43,8 @@ class Client:
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    send = send_anew
 
 
 class Log:

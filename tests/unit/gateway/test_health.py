@@ -167,7 +167,7 @@ async def test_a_dead_engine_is_left_alone_tried_and_comes_back(tmp_path, caplog
             return Answer([WHOLE])
 
     client = Client()
-    fleet.client.send = client.send
+    fleet.client.send_anew = client.send
 
     async def serve(times):
         for _ in range(times):
