@@ -130,7 +130,7 @@ class Pipeline:
 
     def start(self, exchange: Exchange) -> Run:
         """Serve one request; it goes on by itself. Nothing is raised, and in the end everything held is released."""
-        run = exchange.run = Run(self._handle(exchange))
+        run = exchange.run = Run(self.serve(exchange))
         self._exchanges[id(exchange)] = exchange
         exchange.deadline = exchange.started + self._requests.body_seconds
         watch = Watch(exchange, self._parts.deadlines, self._requests)
@@ -148,44 +148,39 @@ class Pipeline:
             run.throw(error)
             raise
 
-    async def _handle(self, exchange: Exchange) -> None:
+    async def serve(self, exchange: Exchange) -> None:
+        """The life of a request. Each step notes what it found in the exchange, or raises; nothing is raised in the end."""
         try:
             check_headers(exchange, self._requests)
             if self._gate is not None and not self._admit(exchange):  # before the body: a stranger's is not read
                 await self._identify(exchange)
             await read_body(exchange, self._requests, self._bodies)
-            await self.serve(exchange)
-        except PenstockError as error:
-            self._refuse(exchange, error)
-        except ClientGone as gone:
-            exchange.client_gone, exchange.status, exchange.error_code = True, gone.status, gone.code
-        except asyncio.CancelledError:
-            self._cancelled(exchange)
-        except Exception:
-            logger.exception("request %s failed", exchange.request_id)
-            self._refuse(exchange, PenstockError("The gateway failed on this request; its log says more."))
+            self._refuse_when_draining()
+            # what the body says; every later step reads it
+            scan_body(exchange, self._parts.settings, self._forbidden, self._refused)
+            self._permit(exchange)  # before routes: a stranger to a model shall not learn whether it exists
+            self._match(exchange)  # before limits: most are a route's
+            self._expect(exchange)  # what limits reserve and endpoints are charged with until the engine has counted
+            if not self._limit(exchange):  # before a server is chosen: a refused request must not disturb the split
+                await self._await_lease(exchange)
+            self._split(exchange)
+            answer = self._dispatcher.try_start(exchange)
+            try:
+                if answer is not None:
+                    await answer.arrived
+                if answer is None or answer.head is None:  # something else to wait for, or to try again
+                    answer = await self._dispatcher.connect(exchange, answer)  # schedules as often as it tries
+                self._let_go_of_body(exchange)  # a long stream shall not hold it
+                if not self._replier.answer_at_once(exchange, answer):
+                    await self._replier.answer(exchange, answer)
+            finally:
+                if answer is not None:
+                    answer.close()
+        except (Exception, asyncio.CancelledError) as error:
+            self._give_up(exchange, error)
         finally:
             del self._exchanges[id(exchange)]
             self._finish(exchange)
-
-    async def serve(self, exchange: Exchange) -> None:
-        """The life of a request. Each step notes what it found in the exchange, or raises."""
-        self._refuse_when_draining()
-        # what the body says; every later step reads it
-        scan_body(exchange, self._parts.settings, self._forbidden, self._refused)
-        self._permit(exchange)  # before routes are looked at: a stranger to a model shall not learn whether it exists
-        self._match(exchange)  # before limits: most are a route's
-        self._expect(exchange)  # what limits reserve and endpoints are charged with until the engine has counted
-        if not self._limit(exchange):  # before a server is chosen: a refused request must not disturb the split
-            await self._await_lease(exchange)
-        self._split(exchange)
-        answer = await self._dispatcher.connect(exchange)  # schedules as often as it tries
-        self._let_go_of_body(exchange)  # a long stream shall not hold it
-        try:
-            if not self._replier.answer_at_once(exchange, answer):
-                await self._replier.answer(exchange, answer)
-        finally:
-            answer.close()
 
     def answered_elsewhere(self, status: int, code: str) -> None:
         """A request was refused before it became one: unknown path, wrong method."""
@@ -302,6 +297,18 @@ class Pipeline:
         exchange.bytes_in += len(exchange.body)
         self._bodies.give(len(exchange.body))
         exchange.body = b""
+
+    def _give_up(self, exchange: Exchange, error: BaseException) -> None:
+        """Tell the client, if there is one, why it gets no answer, or no more of it."""
+        if isinstance(error, PenstockError):
+            self._refuse(exchange, error)
+        elif isinstance(error, ClientGone):
+            exchange.client_gone, exchange.status, exchange.error_code = True, error.status, error.code
+        elif isinstance(error, asyncio.CancelledError):
+            self._cancelled(exchange)
+        else:
+            logger.error("request %s failed", exchange.request_id, exc_info=error)
+            self._refuse(exchange, PenstockError("The gateway failed on this request; its log says more."))
 
     def _refuse(self, exchange: Exchange, error: PenstockError) -> None:
         if exchange.responded:
