@@ -1,0 +1,1 @@
+cpdef double seconds(object clock) except? -1.0

@@ -1,0 +1,17 @@
+"""Reading a clock against its twin, whatever the clock says."""
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from _fastpath.clock import seconds
+from tests.reference.clock import seconds as plain_seconds
+from tests.support.examples import examples
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(said=st.one_of(st.floats(), st.integers(-(2**53), 2**53), st.booleans()))
+def test_what_a_clock_says_is_what_is_read(said):
+    read, plain = seconds(lambda: said), plain_seconds(lambda: said)
+    assert read == plain or (math.isnan(read) and math.isnan(plain))
