@@ -12,7 +12,7 @@ cdef class Operation:
     cdef readonly bint counts_in_stream, takes_cache_salt, generates
 
 cdef class Exchange:
-    cdef public object scope, protocol, header, done
+    cdef public object scope, protocol, header, done, world
     cdef public str path, request_id
     cdef public Operation operation
     cdef public tuple usage

@@ -83,6 +83,8 @@ class Exchange:
         self.refusal: str = ""
         """Why a credential did not count: for the log alone."""
         self.scan: Scan | None = None
+        self.world: Any = None
+        """What the gateway served when its route was looked for; later steps see the same."""
         self.matched: Matched | None = None
         self.server: ServerPool | None = None
         self.reservation: Reservation | None = None

@@ -1,4 +1,5 @@
 cimport cython
+from _fastpath.clock cimport seconds
 from _fastpath.scanner cimport Scan
 from gateway.admission.limits cimport RateLimiter
 from gateway.admission.output_estimates cimport OutputEstimates
@@ -8,6 +9,7 @@ from gateway.exchange cimport Exchange
 from gateway.identity.gate cimport Gate
 from _fastpath.scanner cimport Forbidden
 from gateway.intake cimport BodyLedger, check_headers, choices_of, scan_body
+from gateway.observability.access_log cimport AccessLog
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.reply cimport Replier, estimated_output
 from gateway.scheduling.place cimport Placer
@@ -38,7 +40,13 @@ cdef class Pipeline:
     cdef readonly BodyLedger _bodies
     cdef Forbidden _forbidden, _refused
     cdef Gate _gate
-    cdef dict _exchanges
+    cdef set _exchanges
+    cdef double _body_seconds
+    cdef AccessLog _access_log
+    cdef RateLimiter _limiter
+    cdef RequestMetrics _metrics
+    cdef object _settings, _world
+    cdef object _clock, _wall
     cdef public bint draining
     cpdef _refuse_when_draining(self)
     cpdef bint _admit(self, Exchange exchange) except -1

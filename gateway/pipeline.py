@@ -9,6 +9,7 @@ import random as randomness
 import time
 from collections.abc import Callable
 
+from _fastpath.clock import seconds
 from gateway.admission.limits import RateLimiter
 from gateway.admission.output_estimates import OutputEstimates
 from gateway.deadlines import Deadlines
@@ -120,7 +121,11 @@ class Pipeline:
         self._bodies = BodyLedger(parts.settings.requests.bodies_in_flight_bytes, parts.clock)
         self._gate = parts.gate
         self._forbidden, self._refused = forbidden_members(parts.settings)
-        self._exchanges: dict[int, Exchange] = {}
+        self._exchanges: set[Exchange] = set()
+        self._body_seconds = parts.settings.requests.body_seconds
+        self._settings, self._world = parts.settings, parts.world
+        self._limiter, self._metrics, self._access_log = parts.limiter, parts.metrics, parts.access_log
+        self._clock, self._wall = parts.clock, parts.wall
         self.draining = False
 
     @property
@@ -131,8 +136,8 @@ class Pipeline:
     def start(self, exchange: Exchange) -> Run:
         """Serve one request; it goes on by itself. Nothing is raised, and in the end everything held is released."""
         run = exchange.run = Run(self.serve(exchange))
-        self._exchanges[id(exchange)] = exchange
-        exchange.deadline = exchange.started + self._requests.body_seconds
+        self._exchanges.add(exchange)
+        exchange.deadline = exchange.started + self._body_seconds
         watch = Watch(exchange, self._parts.deadlines, self._requests)
         run.start()
         if not run.finished.is_set:
@@ -157,7 +162,7 @@ class Pipeline:
             await read_body(exchange, self._requests, self._bodies)
             self._refuse_when_draining()
             # what the body says; every later step reads it
-            scan_body(exchange, self._parts.settings, self._forbidden, self._refused)
+            scan_body(exchange, self._settings, self._forbidden, self._refused)
             self._permit(exchange)  # before routes: a stranger to a model shall not learn whether it exists
             self._match(exchange)  # before limits: most are a route's
             self._expect(exchange)  # what limits reserve and endpoints are charged with until the engine has counted
@@ -179,27 +184,27 @@ class Pipeline:
         except (Exception, asyncio.CancelledError) as error:
             self._give_up(exchange, error)
         finally:
-            del self._exchanges[id(exchange)]
+            self._exchanges.discard(exchange)
             self._finish(exchange)
 
     def answered_elsewhere(self, status: int, code: str) -> None:
         """A request was refused before it became one: unknown path, wrong method."""
-        self._parts.metrics.elsewhere("none", status, code)
+        self._metrics.elsewhere("none", status, code)
 
     def waiting_clients(self, older_than: float) -> set[str]:
         """Addresses of clients whose request began longer ago than so many seconds."""
-        before = self._parts.clock() - older_than
-        return {exchange.scope.client for exchange in self._exchanges.values() if exchange.started < before}
+        before = self._clock() - older_than
+        return {exchange.scope.client for exchange in self._exchanges if exchange.started < before}
 
     def clients_left(self, addresses: set[str]) -> None:
         """Clients of whose leaving the HTTP server did not tell."""
-        for exchange in list(self._exchanges.values()):
+        for exchange in list(self._exchanges):
             if exchange.scope.client in addresses:
                 leave(exchange)
 
     def cut_all(self) -> int:
         """The deadline of the drain has come: end what is left. Returns how many requests that was."""
-        cut = list(self._exchanges.values())
+        cut = list(self._exchanges)
         for exchange in cut:
             assert exchange.run is not None
             exchange.run.throw(asyncio.CancelledError())
@@ -239,9 +244,10 @@ class Pipeline:
             raise ModelNotAllowed(f"You may not use the model `{exchange.model[:100]}`.", parameter="model")
 
     def _match(self, exchange: Exchange) -> None:
-        world = self._parts.world()
+        world = self._world()
         if world.epoch == 0:
             raise NoEndpoint("This gateway has not been told yet what it serves.", retry_after=1.0)
+        exchange.world = world
         exchange.matched = match(world, exchange.model, exchange.path, exchange.header)
         if exchange.matched is None:
             raise _unknown_model(exchange.model, world, exchange.caller)
@@ -259,7 +265,7 @@ class Pipeline:
         again = exchange.lease_turns % _ASK_EVERY != 0
         caller = exchange.caller
         try:
-            exchange.reservation = self._parts.limiter.reserve(
+            exchange.reservation = self._limiter.reserve(
                 route,
                 exchange.header,
                 exchange.tenant,
@@ -271,7 +277,7 @@ class Pipeline:
         except RateLimited as refused:
             if refused.is_awaited and exchange.lease_turns < _MOST_TURNS:
                 return False
-            self._parts.metrics.limited(route.name, refused.scope, refused.limit)
+            self._metrics.limited(route.name, refused.scope, refused.limit)
             raise
         return True
 
@@ -286,7 +292,7 @@ class Pipeline:
     def _split(self, exchange: Exchange) -> None:
         assert exchange.matched is not None
         name = split(exchange.matched.rule, self._parts.random)
-        exchange.server = self._parts.world().servers.get(name) if name is not None else None
+        exchange.server = exchange.world.servers.get(name) if name is not None else None
         if exchange.server is None:
             raise NoEndpoint(
                 f"Route `{exchange.matched.route.name}` leads to ModelServer `{name}`, which does not exist.",
@@ -332,9 +338,9 @@ class Pipeline:
         if exchange.reservation is not None:
             if exchange.sent:
                 used = _used(exchange)
-                self._parts.limiter.settle(exchange.reservation, used[0], used[1])
+                self._limiter.settle(exchange.reservation, used[0], used[1])
             else:
-                self._parts.limiter.cancel(exchange.reservation)
+                self._limiter.cancel(exchange.reservation)
         if (
             exchange.usage is not None
             and exchange.status == 200
@@ -343,13 +349,13 @@ class Pipeline:
         ):
             found = exchange.scan
             self._estimates.learn(_kind(exchange), exchange.usage[1], found.max_tokens, choices_of(found))
-        now = self._parts.clock()
-        self._parts.metrics.finished(exchange, now)
-        self._parts.access_log.finished(exchange, now, self._parts.wall())
+        now = seconds(self._clock)
+        self._metrics.finished(exchange, now)
+        self._access_log.finished(exchange, now, self._wall())
         if exchange.done is not None:
             exchange.done()
         # the timer may hold on to the exchange for a second: the connection shall not wait for that
-        exchange.protocol = exchange.done = None
+        exchange.protocol = exchange.done = exchange.world = None
 
 
 def _kind(exchange: Exchange) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -171,7 +172,7 @@ class Site:
         pipeline = Pipeline(
             Parts(
                 settings=settings,
-                world=lambda: self._replica.world,
+                world=partial(getattr, self._replica, "world"),
                 limiter=limiter,
                 estimates=OutputEstimates(memory, settings.expected_output_tokens, time.monotonic),
                 placer=Placer(memory, 0, time.monotonic),

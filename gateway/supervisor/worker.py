@@ -108,7 +108,7 @@ class Worker:
         self._pipeline = Pipeline(
             Parts(
                 settings=settings,
-                world=lambda: self._replica.world,
+                world=partial(getattr, self._replica, "world"),
                 limiter=limiter,
                 estimates=OutputEstimates(self._memory, settings.expected_output_tokens, time.monotonic),
                 placer=Placer(self._memory, orders.index, time.monotonic),

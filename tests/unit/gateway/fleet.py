@@ -12,6 +12,7 @@ from gateway.datastore.replica import Replica, load
 from gateway.datastore.wire import decode, whole
 from gateway.deadlines import Deadlines
 from gateway.downstream.client_socket import ClientSockets
+from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.pipeline import Parts, Pipeline
 from gateway.scheduling.place import Placer
@@ -47,10 +48,11 @@ class Client(UpstreamClient):
     send = send_anew
 
 
-class Log:
+class Log(AccessLog):
     """Keeps what is logged."""
 
     def __init__(self):
+        super().__init__(enabled=False)
         self.finished_exchanges = []
 
     def finished(self, exchange, now, wall):
