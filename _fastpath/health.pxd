@@ -39,7 +39,8 @@ cdef class Health:
     cdef uint64_t capacity
     cdef long own                 # row of this process, -1: it claims nothing
 
-    cpdef object note(self, uint64_t slot, uint64_t generation, Outlier outlier, int outcome, double sent, double now, uint64_t probe=*)
+    cpdef int note(self, uint64_t slot, uint64_t generation, Outlier outlier, int outcome, double sent, double now,
+                   uint64_t probe=*) except -1
     cdef uint64_t word(self, uint64_t slot, uint64_t generation) noexcept nogil
     cdef Fitness look(self, uint64_t slot, uint64_t generation, Outlier outlier, double now) noexcept nogil
     cdef void settle(self, uint64_t slot, uint64_t generation) noexcept nogil

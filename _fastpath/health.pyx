@@ -203,8 +203,8 @@ cdef class Health:
             return False
         return bool(atomic_exchange_if_u64(&self.words[slot], word, _make(WARMING, 0, 0, mark, _milliseconds(now))))
 
-    cpdef object note(self, uint64_t slot, uint64_t generation, Outlier outlier, int outcome, double sent, double now,
-                      uint64_t probe=0):
+    cpdef int note(self, uint64_t slot, uint64_t generation, Outlier outlier, int outcome, double sent, double now,
+                   uint64_t probe=0) except -1:
         if outlier is None:
             raise TypeError("outlier must be there")
         self._check(slot)

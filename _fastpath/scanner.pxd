@@ -69,6 +69,8 @@ cdef class Scan:
     cdef readonly str prompt_cache_key
     cdef readonly size_t prompt_start
     cdef readonly size_t prompt_end
+    cdef readonly size_t tools_start
+    cdef readonly size_t tools_end
     cdef readonly bint prompt_is_tokens
     cdef readonly size_t prompt_tokens
 

@@ -37,6 +37,9 @@ class Scan:
     prompt_start: int
     prompt_end: int
     """Span of ``messages``, ``prompt``, ``input`` or ``query``, whichever comes first in this order; 0, 0 when absent."""
+    tools_start: int
+    tools_end: int
+    """The same of ``tools``."""
     prompt_is_tokens: bool
     """The prompt is an array of numbers."""
     prompt_tokens: int

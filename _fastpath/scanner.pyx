@@ -366,6 +366,8 @@ cpdef object scan(bytes body, size_t depth=64, size_t members=10000, size_t digi
     found.max_tokens = _read_whole(&state, spans, MAX_TOKENS, -1)
     found.max_tokens = _smaller(found.max_tokens, _read_whole(&state, spans, MAX_COMPLETION_TOKENS, -1))
     found.max_tokens = _smaller(found.max_tokens, _read_whole(&state, spans, MAX_OUTPUT_TOKENS, -1))
+    found.tools_start = spans[TOOLS].start
+    found.tools_end = spans[TOOLS].end
     member = _prompt(&state, spans)
     if member >= 0:
         prompt = &spans[member]

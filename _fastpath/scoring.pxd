@@ -64,7 +64,8 @@ cdef struct Candidate:
     double score
     bint fresh                    # scraped lately
     Affinity affinity             # to the adapter that is asked for; only looked at when one is
-    Standing standing             # only looked at while any of the pool does not simply serve
+    Standing standing             # this and the next are only looked at while any of the pool does not simply serve
+    double share                  # of what others are given, while it warms up; else 1
 
 cdef class Policy:
     cdef readonly bint by_cost
@@ -101,6 +102,8 @@ cdef class Scheduler:
     cdef readonly Load load
     cdef readonly PrefixIndex prefixes
     cdef readonly Adapters adapters
+    cdef readonly uint32_t matched_blocks # of the last decision, at the endpoint that it chose
+    cdef readonly int64_t uncached_tokens # prompt tokens that were charged there
     cdef readonly int64_t queued_tokens   # prompt tokens that were still to be computed where the last decision went
     cdef readonly double prefill_seconds  # that it and what was queued before it were expected to take there
     cdef readonly uint32_t matched_at     # second in which the last block that was matched there had been learned, 0 for none
@@ -111,8 +114,9 @@ cdef class Scheduler:
     cdef uint32_t oldest          # seconds at which a block must have been learned to count in the last decision
     cdef long due                 # position of the endpoint that this request should probe, -1 for none
 
-    cpdef object decide(self, Pool pool, Policy policy, BlockHashes hashes, int64_t prompt_tokens, int64_t output_tokens, double now,
-                        uint32_t role=*, excluded=*, bint dry=*, uint64_t session=*, bint learn=*, uint64_t adapter=*, adjustments=*)
+    cpdef long choose(self, Pool pool, Policy policy, BlockHashes hashes, int64_t prompt_tokens, int64_t output_tokens, double now,
+                      uint32_t role, excluded, bint dry, uint64_t session, bint learn, uint64_t adapter, adjustments) except -2
+    cpdef object prefilled(self, Pool pool, size_t chosen, double tokens, double seconds)
     cpdef object release(self, Pool pool, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens)
     cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens, double now=*)
     cdef double _random(self) noexcept nogil
@@ -123,9 +127,9 @@ cdef class Scheduler:
     cdef double _weigh_biases(self, Pool pool) noexcept nogil
     cdef void _measure(self, Pool pool, Policy policy) noexcept nogil
     cdef size_t _look(self, Pool pool, Policy policy, uint32_t role, double now) noexcept nogil
-    cdef Standing _standing(self, Pool pool, const Candidate* c, double now) noexcept nogil
+    cdef void _stand(self, Pool pool, Candidate* c, double now) noexcept nogil
     cdef size_t _leave_out_ejected(self, Pool pool, uint32_t role, double now) noexcept nogil
-    cdef void _slow_down_warming(self, Pool pool, double now) noexcept nogil
+    cdef void _slow_down_warming(self, Pool pool) noexcept nogil
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens,
                              double now) noexcept nogil
     cdef void _score_by_weight(self, Pool pool, Policy policy, size_t blocks, uint64_t session, bint by_token) noexcept nogil

@@ -125,6 +125,10 @@ class Scheduler:
     load: Load
     prefixes: PrefixIndex
     adapters: Adapters
+    matched_blocks: int
+    """Blocks that the last decision found at the endpoint that it chose."""
+    uncached_tokens: int
+    """Prompt tokens that it charged there."""
     queued_tokens: int
     """Prompt tokens that the last decision found queued at the endpoint that it chose, without what it has computed of them by then."""
     prefill_seconds: float
@@ -164,6 +168,24 @@ class Scheduler:
         ``adjustments``: what is added to the score of each endpoint of the pool, NaN for one that is left out. Raises ValueError when
         they are not as many as the endpoints.
         """
+
+    def choose(
+        self,
+        pool: Pool,
+        policy: Policy,
+        hashes: BlockHashes | None,
+        prompt_tokens: int,
+        output_tokens: int,
+        now: float,
+        role: int,
+        excluded: Iterable[int] | None,
+        dry: bool,
+        session: int,
+        learn: bool,
+        adapter: int,
+        adjustments: Sequence[float] | None,
+    ) -> int:
+        """The same without an object for the answer: the position, -1 for none; the rest is in the attributes above."""
 
     def release(self, pool: Pool, chosen: int, prefill_tokens: int, decode_tokens: int) -> bool:
         """The request is over. ``prefill_tokens`` is what was charged, 0 after :meth:`first_token`."""

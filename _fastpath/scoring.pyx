@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from _fastpath.adapters cimport LOADED, QUEUED, ROOM, TAKEN, UNTOLD, Adapters
 from _fastpath.hashing cimport BlockHashes
-from _fastpath.health cimport DUE, OUT, SERVING, STATE_BITS, WARMING
+from _fastpath.health cimport DUE, Fitness, OUT, SERVING, STATE_BITS, WARMING
 from _fastpath.load cimport RECENT_SECONDS, EngineMetrics, LoadSum
 from _fastpath.prefix_index cimport FRESH_SECONDS, pool_pages_free, pool_pages_make
 
@@ -255,13 +255,14 @@ cdef class Scheduler:
         self.due = -1
         return candidates if seen & STATE_BITS == 0 else self._leave_out_ejected(pool, role, now)
 
-    cdef Standing _standing(self, Pool pool, const Candidate* c, double now) noexcept nogil:
-        if self.health.words[c.slot] & STATE_BITS == 0:
-            return SERVING
-        cdef Standing standing = self.health.look(c.slot, c.generation, pool.outlier, now).standing
-        if standing == SERVING:
-            self.health.settle(c.slot, c.generation)
-        return standing
+    cdef void _stand(self, Pool pool, Candidate* c, double now) noexcept nogil:
+        cdef Fitness fitness
+        c.standing, c.share = SERVING, 1.0
+        if self.health.words[c.slot] & STATE_BITS != 0:
+            fitness = self.health.look(c.slot, c.generation, pool.outlier, now)
+            c.standing, c.share = fitness.standing, fitness.share
+            if c.standing == SERVING:
+                self.health.settle(c.slot, c.generation)
 
     # Takes out who failed lately; not when that is too much of the pool, and not when nobody else is left to ask. The first that may be
     # probed is `due`, unless the request was sent elsewhere already: a retry shall succeed. Returns how many candidates there are.
@@ -272,7 +273,7 @@ cdef class Scheduler:
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.roles & role and c.reason != GONE:
-                c.standing = self._standing(pool, c, now)
+                self._stand(pool, c, now)
                 of_role += 1
                 ejected += c.standing >= OUT
                 warming += c.standing == WARMING
@@ -297,25 +298,22 @@ cdef class Scheduler:
                     c.reason = CANDIDATE
                     candidates += 1
         if warming > 0:
-            self._slow_down_warming(pool, now)
+            self._slow_down_warming(pool)
         return candidates
 
     # Who warms up seems to have as much more as its share is smaller than the largest of the pool: when all are new, nobody is.
-    cdef void _slow_down_warming(self, Pool pool, double now) noexcept nogil:
+    cdef void _slow_down_warming(self, Pool pool) noexcept nogil:
         cdef size_t i
-        cdef double largest = 0, share
+        cdef double largest = 0
         cdef Candidate* c
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.reason == CANDIDATE:
-                share = self.health.look(c.slot, c.generation, pool.outlier, now).share if c.standing == WARMING else 1.0
-                largest = max(largest, share)
+                largest = max(largest, c.share)
         for i in range(pool.count):
             c = &pool.candidates[i]
-            if c.reason == CANDIDATE and c.standing == WARMING:
-                share = self.health.look(c.slot, c.generation, pool.outlier, now).share
-                if share < largest:
-                    c.running = (c.running + 1) * largest / share - 1
+            if c.reason == CANDIDATE and c.standing == WARMING and c.share < largest:
+                c.running = (c.running + 1) * largest / c.share - 1
 
     # How each stands to the adapter that is asked for.
     cdef void _look_at_adapters(self, Pool pool, uint64_t adapter) noexcept nogil:
@@ -637,9 +635,15 @@ cdef class Scheduler:
         else:
             self.prefixes.learn_blocks(hashes, blocks, slot, now, self.oldest)
 
-    cpdef object decide(self, Pool pool, Policy policy, BlockHashes hashes, int64_t prompt_tokens,
-               int64_t output_tokens, double now, uint32_t role=1, excluded=None, bint dry=False, uint64_t session=0,
-               bint learn=True, uint64_t adapter=0, adjustments=None):
+    def decide(self, Pool pool, Policy policy, BlockHashes hashes, int64_t prompt_tokens, int64_t output_tokens, double now,
+               uint32_t role=1, excluded=None, bint dry=False, uint64_t session=0, bint learn=True, uint64_t adapter=0,
+               adjustments=None):
+        cdef long chosen = self.choose(pool, policy, hashes, prompt_tokens, output_tokens, now, role, excluded, dry, session, learn,
+                                       adapter, adjustments)
+        return (chosen, self.matched_blocks, self.uncached_tokens) if chosen >= 0 else None
+
+    cpdef long choose(self, Pool pool, Policy policy, BlockHashes hashes, int64_t prompt_tokens, int64_t output_tokens, double now,
+                      uint32_t role, excluded, bint dry, uint64_t session, bint learn, uint64_t adapter, adjustments) except -2:
         if pool is None or policy is None:
             raise TypeError("pool and policy must be there")
         cdef size_t i, blocks = 0
@@ -658,18 +662,21 @@ cdef class Scheduler:
             for i in excluded:
                 if i < pool.count:
                     pool.candidates[i].reason = EXCLUDED
-        pool._adjust(adjustments)
+        if adjustments is not None or pool.adjustments != NULL:
+            pool._adjust(adjustments)
         self.probe = 0
         self.matched_at = 0
         chosen = self._choose(pool, policy, values, blocks, prompt_tokens, output_tokens, now, role, session, not learn, adapter)
         if chosen >= 0 and not dry:
             chosen = self._pick_and_claim(pool, chosen, now)
         if chosen < 0:
-            return None
+            return -1
         c = &pool.candidates[chosen]
         uncached = prompt_tokens
         if blocks > 0:
             uncached -= <int64_t>(<double>prompt_tokens * pool.matched[chosen] / blocks)
+        self.matched_blocks = pool.matched[chosen]
+        self.uncached_tokens = uncached
         self.queued_tokens = <int64_t>c.queued_tokens
         self.prefill_seconds = (c.queued_tokens + uncached) / _speed(policy.prefill_tokens_per_second, c.spent_tokens, c.spent_seconds)
         if not dry:
@@ -677,7 +684,7 @@ cdef class Scheduler:
             self.load.charge_cell(c.slot, c.generation, uncached, output_tokens, now)
             if learn:
                 self._learn(values, blocks, pool.matched[chosen], c.slot, <uint32_t>now)
-        return (chosen, pool.matched[chosen], uncached)
+        return chosen
 
     cpdef object release(self, Pool pool, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens):
         if pool is None:
@@ -693,7 +700,9 @@ cdef class Scheduler:
             raise IndexError(f"endpoint {chosen} of {pool.count}")
         return self.load.first_token(pool.candidates[chosen].slot, pool.candidates[chosen].generation, prefill_tokens, now)
 
-    def prefilled(self, Pool pool not None, size_t chosen, double tokens, double seconds):
+    cpdef object prefilled(self, Pool pool, size_t chosen, double tokens, double seconds):
+        if pool is None:
+            raise TypeError("pool must be there")
         if chosen >= pool.count:
             raise IndexError(f"endpoint {chosen} of {pool.count}")
         return self.load.prefilled(pool.candidates[chosen].slot, pool.candidates[chosen].generation, tokens, seconds)

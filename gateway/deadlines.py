@@ -31,7 +31,8 @@ class Deadlines:
         self._slots: list[list[Entry]] = [[] for _ in range(_SLOTS)]
         self._at = int(clock() / TICK_SECONDS)
         self._count = 0
-        self._tick = TICK_SECONDS  # here it is a C number, and so is what it is compared with
+        self._tick = TICK_SECONDS  # here it is a C number, and so are what it is compared with and the next one
+        self._size = _SLOTS
         self._farthest = int(LONGEST_SECONDS / TICK_SECONDS)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -43,7 +44,7 @@ class Deadlines:
         if due < place * self._tick:
             place = int(due / self._tick)
             place = (place if place > self._at else self._at) + 1
-        slot: list[Entry] = self._slots[place % _SLOTS]
+        slot: list[Entry] = self._slots[place % self._size]
         slot.append(entry)
         self._count += 1
         if self._timer is None:

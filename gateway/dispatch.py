@@ -15,6 +15,7 @@ import orjson
 
 from _fastpath.hashing import BlockHashes
 from gateway.connectors.direct import head_of, send_at_once
+from gateway.counting import Count
 from gateway.datastore.model import SESSION_HEADERS
 from gateway.deadlines import Deadlines
 from gateway.errors import PenstockError, QueueFull, UpstreamError
@@ -22,8 +23,9 @@ from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
 from gateway.scheduling.fair_queue import LOWEST_PRIORITY, Waiter, weighted_tokens
 from gateway.scheduling.health import HealthNotes
-from gateway.scheduling.place import Placer, UntoldPrefill, adapter_of, session_named, session_of
+from gateway.scheduling.place import Placer, adapter_of, session_named, session_of
 from gateway.scheduling.plugins import Asked, adjustments_of
+from gateway.scheduling.pool import ServerPool
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.tokens.engine_tokens import EngineTokens
 from gateway.tokens.service import NO_TOKENIZER, PromptTokens, Tokenised
@@ -96,15 +98,15 @@ class Dispatcher:
                 answer = self._begin(exchange)
             if exchange.awaits_room:
                 await self._wait(exchange)
-                answer = self._send(exchange)
+                answer = self._send(exchange, self._clock())
         sent_before = 0.0
         failed: UpstreamError | None = None
-        for attempt in range(max(1, exchange.server.traffic.attempts)):
+        for attempt in range(exchange.server.attempts):
             if failed is not None:
                 if not await self._further_place(exchange, failed, attempt):
                     break
                 sent_before = exchange.sent
-                answer = self._send(exchange)
+                answer = self._send(exchange, self._clock())
             self._budget.under_way += attempt > 0
             try:
                 return await head_of(exchange, self._client, answer, self._forwards_authorization)
@@ -122,33 +124,33 @@ class Dispatcher:
 
     def _begin(self, exchange: Exchange) -> Answer | None:
         """Place and send it; None when it has to wait: for room, or else for a connection."""
-        assert exchange.server is not None
-        assert exchange.scan is not None
+        server, scan, caller = exchange.server, exchange.scan, exchange.caller
+        assert server is not None
+        assert scan is not None
         if exchange.hashes is None:
-            exchange.hashes = self._placer.hash_prompt(
-                exchange.server, exchange.body, exchange.scan, cache_of(exchange)
-            )
-        exchange.session = session_of(exchange.server, exchange.header, exchange.scan.prompt_cache_key)
-        exchange.awaits_room = not self._is_placed(exchange)
-        return None if exchange.awaits_room else self._send(exchange)
+            exchange.hashes = self._placer.hash_prompt(server, exchange.body, scan, cache_of(exchange))
+        if server.keeps_sessions:
+            exchange.session = session_of(server, exchange.header, scan.prompt_cache_key)
+        begun = self._clock()
+        tenant = caller.tenant if caller is not None else ""
+        exchange.awaits_room = self._room.comes(server.name, tenant, begun) or not self._has_room(exchange, begun)
+        return None if exchange.awaits_room else self._send(exchange, begun + exchange.scheduling)
 
-    def _send(self, exchange: Exchange) -> Answer | None:
+    def _send(self, exchange: Exchange, now: float) -> Answer | None:
         """Send it to its endpoint on a kept connection; None where there is none."""
-        exchange.sent = self._clock()
-        self._expect_prefill(exchange)
+        placement, scan = exchange.placement, exchange.scan
+        exchange.sent = now
+        if placement is not None and scan is not None and not scan.stream:
+            placement.expect_prefill(self._placer, self._deadlines, now)
         return send_at_once(exchange, self._client, self._forwards_authorization)
-
-    def _expect_prefill(self, exchange: Exchange) -> None:
-        placement = exchange.placement
-        if placement is not None and exchange.scan is not None and not exchange.scan.stream:
-            UntoldPrefill(self._placer, placement, self._deadlines, exchange.sent).begin()
 
     def first_token(self, exchange: Exchange) -> None:
         """The first byte of an answer is there."""
-        if exchange.placement is not None:
+        placement, scan = exchange.placement, exchange.scan
+        if placement is not None:
             # of an answer in one piece the first byte is the last token
-            seconds = exchange.first_byte - exchange.sent if exchange.is_stream else 0.0
-            self._placer.first_token(exchange.placement, seconds)
+            seconds = exchange.first_byte - exchange.sent if scan is not None and scan.stream else 0.0
+            self._placer.first_token(placement, seconds, exchange.first_byte)
             self._health.answers(exchange)
 
     def release(self, exchange: Exchange, error: UpstreamError | None = None) -> None:
@@ -162,7 +164,8 @@ class Dispatcher:
                 correction = self._placer.correct(placement, exchange.hashes, exchange.usage, exchange.sent)
                 if correction:
                     self._metrics.corrected(placement.pool.name, correction)
-            self._note_session(exchange)
+            if self._room.session_seconds > 0:
+                self._note_session(exchange)
             self._room.move(placement.pool.name)
 
     async def _hash_tokens(self, exchange: Exchange) -> BlockHashes | None:
@@ -182,15 +185,6 @@ class Dispatcher:
         adapter = exchange.model if exchange.matched.is_adapter else ""
         return self._placer.hash_tokens(server, found.ids, adapter, orjson.loads(own) if own else found.salt)
 
-    def _is_placed(self, exchange: Exchange) -> bool:
-        """Whether it has an endpoint without waiting. Raises PenstockError when waiting would not help."""
-        assert exchange.server is not None
-        try:
-            return not self._room.comes(exchange.server.name, exchange.tenant) and self._has_room(exchange)
-        except PenstockError as error:
-            self._metrics.unplaced(exchange, error.code)
-            raise
-
     async def _further_place(self, exchange: Exchange, failed: UpstreamError, attempt: int) -> bool:
         """Whether there is another endpoint for a request that has failed at those before, and it may be tried."""
         assert exchange.server is not None
@@ -205,25 +199,40 @@ class Dispatcher:
         self._metrics.retried(server.name, failed.code)
         return True
 
-    def _has_room(self, exchange: Exchange) -> bool:
+    def _has_room(self, exchange: Exchange, begun: float) -> bool:
         """Whether there is an endpoint for it now, which then is its own. Raises PenstockError when waiting would not help."""
-        try:
-            self._place(exchange, False)
-        except QueueFull:
-            if self._room.seconds <= 0:
-                raise
+        server = exchange.server
+        assert server is not None
+        narrow = self._leaves_kept_places(server, begun)
+        if self._choose(exchange, narrow, begun):
+            return True
+        refused = self._placer.refusal(server, narrow)
+        if isinstance(refused, QueueFull) and self._room.seconds > 0:
             return False
-        return True
+        self._metrics.unplaced(exchange, refused.code)
+        raise refused
 
     def _place(self, exchange: Exchange, is_owed: bool) -> None:
         """Choose an endpoint and charge it; of those places that are kept only when it is owed one. Raises NoEndpoint or QueueFull."""
-        assert exchange.server is not None
-        assert exchange.matched is not None
+        server = exchange.server
+        assert server is not None
         begun = self._clock()
-        adapter = adapter_of(exchange.model) if exchange.matched.is_adapter else 0
-        narrow = not is_owed and self._room.seconds > 0 and self._room.is_contested(exchange.server.name)
-        placement = self._placer.place(
-            exchange.server,
+        narrow = not is_owed and self._leaves_kept_places(server, begun)
+        if not self._choose(exchange, narrow, begun):
+            raise self._placer.refusal(server, narrow)
+
+    def _leaves_kept_places(self, server: ServerPool, now: float) -> bool:
+        """Whether others ask for the server too, for whom some places are kept."""
+        return server.keeps_places and self._room.seconds > 0 and self._room.is_contested(server.name, now)
+
+    def _choose(self, exchange: Exchange, narrow: bool, begun: float) -> bool:
+        """Choose an endpoint and charge it; False when none can take it."""
+        server, matched = exchange.server, exchange.matched
+        assert server is not None
+        assert matched is not None
+        adapter = adapter_of(exchange.model) if matched.is_adapter else 0
+        placement = self._placer.try_place(
+            server,
             exchange.hashes,
             exchange.prompt_tokens,
             exchange.output_tokens,
@@ -231,14 +240,18 @@ class Dispatcher:
             exchange.session,
             exchange.is_learned,
             adapter,
-            self._ask_plugins(exchange, adapter, narrow) if exchange.server.plugins else None,
+            self._ask_plugins(exchange, adapter, narrow) if server.plugins else None,
             narrow,
+            begun,
         )
+        if placement is None:
+            return False
         exchange.placement, exchange.is_released = placement, False
-        exchange.tried = (*exchange.tried, placement.position)
+        exchange.tried = (*exchange.tried, placement.position) if exchange.tried else server.alone[placement.position]
         exchange.scheduling = self._clock() - begun
         if self._shown > 0 and self._random() < self._shown:
             exchange.decision = self._placer.describe(placement, narrow)
+        return True
 
     def _ask_plugins(self, exchange: Exchange, adapter: int, narrow: bool) -> list[float]:
         server = exchange.server
@@ -278,7 +291,7 @@ class Dispatcher:
             exchange.waited = self._clock() - waiter.joined
             self._metrics.waited(name, exchange.waited, waiter)
 
-    def _waiting_session(self, exchange: Exchange) -> int:
+    def _waiting_session(self, exchange: Exchange) -> Count:
         """What stands for its conversation where that counts in the queue, else 0."""
         if self._room.session_seconds <= 0 or exchange.server is None or exchange.scan is None:
             return 0

@@ -52,11 +52,15 @@ class Corrections:
         self._prefixes = prefixes
         self._later = later
         self._beside = beside
-        self._in_vain: dict[Name, int] = {}
+        self.in_vain: dict[Name, int] = {}
+        """Answers in a row that found nothing, by endpoint."""
         self._before: dict[int, int] = {}
         self._is_due = False
-        self.is_watching = False
+
+    @property
+    def is_watching(self) -> bool:
         """Whether answers that are as expected say something too: an endpoint has found nothing lately."""
+        return bool(self.in_vain)
 
     def missed(self, endpoint: Name, hashes: BlockHashes, cached_tokens: int, matched_at: int, sent: float) -> str:
         """An answer had much fewer cached tokens than its prompt was expected to have, which was sent at ``sent``.
@@ -66,10 +70,9 @@ class Corrections:
         if sent - matched_at < OLD_SECONDS:
             return ""
         if cached_tokens > 0:
-            self._in_vain.pop(endpoint, None)
+            self.in_vain.pop(endpoint, None)
         else:
-            self._in_vain[endpoint] = self._in_vain.get(endpoint, 0) + 1
-        self.is_watching = bool(self._in_vain)
+            self.in_vain[endpoint] = self.in_vain.get(endpoint, 0) + 1
         if self._forget_if_doubted(endpoint, hashes):
             return "uncached"
         self._before[endpoint[0]] = max(matched_at, self._before.get(endpoint[0], 0))
@@ -81,13 +84,12 @@ class Corrections:
     def answered(self, endpoint: Name, hashes: BlockHashes, cached_tokens: int) -> str:
         """An answer was as expected, while :attr:`is_watching`. Returns what follows: ``uncached``, or nothing."""
         if cached_tokens > 0:
-            self._in_vain.pop(endpoint, None)
-            self.is_watching = bool(self._in_vain)
+            self.in_vain.pop(endpoint, None)
             return ""
         return "uncached" if self._forget_if_doubted(endpoint, hashes) else ""
 
     def _forget_if_doubted(self, endpoint: Name, hashes: BlockHashes) -> bool:
-        if self._in_vain.get(endpoint, 0) < DOUBTED_AFTER:
+        if self.in_vain.get(endpoint, 0) < DOUBTED_AFTER:
             return False
         self._prefixes.discard(hashes, endpoint[0])
         return True

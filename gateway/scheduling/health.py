@@ -34,10 +34,14 @@ class HealthNotes:
     def over(self, exchange: Exchange, placement: Placement, error: UpstreamError | None) -> None:
         """An endpoint is done with a request. ``error`` is what it failed with before it answered."""
         outcome = outcome_of(exchange) if error is None else FAILED if error.is_engines_fault else NEUTRAL
-        self._note(exchange, placement, outcome, error)
+        # an answer that is served was noted a moment ago
+        now = exchange.last_byte if error is None and outcome == SERVED else 0.0
+        self._note(exchange, placement, outcome, error, now)
 
-    def _note(self, exchange: Exchange, placement: Placement, outcome: Count, error: UpstreamError | None) -> None:
-        event = self._placer.note(placement, outcome, exchange.sent)
+    def _note(
+        self, exchange: Exchange, placement: Placement, outcome: Count, error: UpstreamError | None, now: float = 0.0
+    ) -> None:
+        event = self._placer.note(placement, outcome, exchange.sent, now)
         if event:
             code = error.code if error is not None else exchange.error_code
             self._tell(placement, event, code or f"status_{exchange.status}")
@@ -52,7 +56,7 @@ class HealthNotes:
             logger.warning("endpoint %s of %s is back", endpoint.name, server.name)
 
 
-def outcome_of(exchange: Exchange) -> int:
+def outcome_of(exchange: Exchange) -> Count:
     """What the end of a request that an engine answered says of the engine.
 
     Its status is the engine's as long as nothing went wrong here or at the client. 4xx is a client's fault, and so is 501; 503 with
@@ -62,8 +66,9 @@ def outcome_of(exchange: Exchange) -> int:
         return NEUTRAL
     if exchange.error_code:
         return FAILED if exchange.error_source == "upstream" else NEUTRAL
-    if 200 <= exchange.status < 400:
+    status = exchange.status
+    if 200 <= status < 400:
         return SERVED
-    if exchange.status < 500 or exchange.status == _NOT_IMPLEMENTED or exchange.pushes_back:
+    if status < 500 or status == _NOT_IMPLEMENTED or exchange.pushes_back:
         return NEUTRAL
     return FAILED

@@ -18,7 +18,7 @@ from gateway.deadlines import Deadlines
 from gateway.errors import NoEndpoint, PenstockError, QueueFull
 from gateway.scheduling.corrections import MISSED_SHARE, MISSED_TOKENS, Corrections
 from gateway.scheduling.decision import describe
-from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
+from gateway.scheduling.pool import SERVES, TEXT_BLOCK, PlacedEndpoint, ServerPool, block_bytes_of
 
 if TYPE_CHECKING:
     from _fastpath.health import Health, Reading
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 MEASURED_TOKENS = 512
 """A prefill of fewer tokens says more of everything else than of the engine's speed."""
 _MOST_SEEDS = 10_000
-TEXT_BLOCK = 64
-"""Bytes of a block when a prompt that was to be matched by token is matched by text."""
 
 
 class Placement:
-    """The endpoint that was chosen, and what was charged for it."""
+    """The endpoint that was chosen, and what was charged for it.
+
+    An entry of the worker's :class:`gateway.deadlines.Deadlines` too, after :meth:`expect_prefill`.
+    """
 
     def __init__(
         self,
@@ -63,11 +64,32 @@ class Placement:
         self.has_first_token = False
         self.placed: PlacedEndpoint = pool.endpoints[position]
         """The endpoint itself."""
+        self._placer: Placer | None = None
+        self._deadlines: Deadlines | None = None
+        self._due = 0.0
 
     @property
     def match_ratio(self) -> float | None:
         """Share of the prompt's blocks that the endpoint was expected to hold; None for a prompt without a whole block."""
         return self.matched_blocks / self.blocks if self.blocks else None
+
+    def expect_prefill(self, placer: Placer, deadlines: Deadlines, sent: float) -> None:
+        """Its answer comes in one piece, whose first byte comes with its last token: its prompt is taken to be computed when that was
+        expected, of a request that was sent at ``sent``.
+        """
+        self._placer = placer
+        self._deadlines = deadlines
+        self._due = sent + self.prefill_seconds
+        deadlines.add(self, self._due)
+
+    def check(self, now: float) -> None:
+        """Nothing to do for a request that is over; what is far off is looked at before it is due."""
+        if self.has_first_token or self._placer is None or self._deadlines is None:
+            return
+        if now < self._due:
+            self._deadlines.add(self, self._due)
+        else:
+            self._placer.first_token(self, 0.0, now)
 
 
 def is_serving(health: Health, server: ServerPool, placed: PlacedEndpoint, now: float) -> bool:
@@ -75,32 +97,6 @@ def is_serving(health: Health, server: ServerPool, placed: PlacedEndpoint, now: 
     outlier = server.pool.outlier
     assert outlier is not None
     return health.read(placed.slot_index, placed.slot_generation, outlier, now)["state"] in ("serving", "warming")
-
-
-class UntoldPrefill:
-    """Of an answer in one piece, whose first byte comes with its last token: its prompt is taken to be computed when that was expected.
-
-    An entry of the worker's :class:`gateway.deadlines.Deadlines`.
-    """
-
-    def __init__(self, placer: Placer, placement: Placement, deadlines: Deadlines, sent: float) -> None:
-        self._placer = placer
-        self._placement = placement
-        self._deadlines = deadlines
-        self._due = sent + placement.prefill_seconds
-
-    def begin(self) -> None:
-        """Look when it is due."""
-        self._deadlines.add(self, self._due)
-
-    def check(self, now: float) -> None:
-        """Nothing to do for a request that is over; what is far off is looked at before it is due."""
-        if self._placement.has_first_token:
-            return
-        if now < self._due:
-            self.begin()
-        else:
-            self._placer.first_token(self._placement, 0.0)
 
 
 class Placer:
@@ -111,10 +107,22 @@ class Placer:
         self._hashers = Hashers(memory)
         self._clock = clock
         self._corrections = Corrections(self._scheduler.prefixes)
+        self._in_vain = self._corrections.in_vain
 
     def hash_prompt(self, server: ServerPool, body: bytes, found: Scan, salt: bytes = b"") -> BlockHashes | None:
         """The hashes that a server matches prompts by; computed once a request, however often it is placed."""
-        return self._hashers.prompt(body, found, server.server.prefix_cache, salt)
+        if server.block_bytes == 0 or found.prompt_end == 0:
+            return None
+        if found.tools_end > 0:
+            return self._hashers.text(body, found, server.block_bytes, salt)
+        hasher = server.hasher
+        if hasher is None:
+            hasher = server.hasher = self._hashers.of_size(server.block_bytes)
+        model = found.model or ""
+        if server.seed_model != model or server.seed_salt != salt:
+            server.seed = self._hashers.seed(hasher, model, salt)
+            server.seed_model, server.seed_salt = model, salt
+        return hasher.hash_text(body, found.prompt_start, found.prompt_end, server.seed)
 
     def hash_tokens(self, server: ServerPool, ids: array[int], adapter: str, salt: str) -> BlockHashes:
         """The same for a server that matches by token."""
@@ -140,14 +148,37 @@ class Placer:
         ``adjustments``: what plugins add to the score of each endpoint, NaN for one that is left out.
         ``narrow``: leave the places that are kept for tenants which had less than their share.
         """
-        pool = server.narrow if narrow else server.pool
-        decision = self._scheduler.decide(
-            pool,
+        now = self._clock()
+        placement = self.try_place(
+            server, hashes, prompt_tokens, output_tokens, tried, session, learn, adapter, adjustments, narrow, now
+        )
+        if placement is None:
+            raise self.refusal(server, narrow)
+        return placement
+
+    def try_place(
+        self,
+        server: ServerPool,
+        hashes: BlockHashes | None,
+        prompt_tokens: Count,
+        output_tokens: Count,
+        tried: Sequence[int],
+        session: Count,
+        learn: bool,
+        adapter: Count,
+        adjustments: Sequence[float] | None,
+        narrow: bool,
+        now: float,
+    ) -> Placement | None:
+        """The same at ``now``; None when no endpoint can take it, and :meth:`refusal` says why."""
+        scheduler = self._scheduler
+        position = scheduler.choose(
+            server.narrow if narrow else server.pool,
             server.policy,
             hashes,
             prompt_tokens,
             output_tokens,
-            self._clock(),
+            now,
             SERVES,
             tried,
             False,
@@ -156,23 +187,27 @@ class Placer:
             adapter,
             adjustments,
         )
-        if decision is None:
-            raise refusal(server, self._scheduler.filtered(pool))
-        position, matched_blocks, prefill_tokens = decision
-        blocks = len(hashes) if hashes is not None else 0
-        scheduler = self._scheduler
-        return Placement(
-            server,
-            position,
-            blocks,
-            matched_blocks,
-            prefill_tokens,
-            output_tokens,
-            scheduler.queued_tokens,
-            scheduler.probe,
-            scheduler.matched_at,
-            scheduler.prefill_seconds,
-        )
+        if position < 0:
+            return None
+        # attribute by attribute: they are C numbers here, and its constructor would take objects
+        placement: Placement = Placement.__new__(Placement)
+        placement.pool = server
+        placement.position = position
+        placement.placed = server.endpoints[position]
+        placement.blocks = len(hashes) if hashes is not None else 0
+        placement.matched_blocks = scheduler.matched_blocks
+        placement.prefill_tokens = scheduler.uncached_tokens
+        placement.output_tokens = output_tokens
+        placement.queued_tokens = scheduler.queued_tokens
+        placement.probe = scheduler.probe
+        placement.matched_at = scheduler.matched_at
+        placement.prefill_seconds = scheduler.prefill_seconds
+        placement.has_first_token = False
+        return placement
+
+    def refusal(self, server: ServerPool, narrow: bool) -> PenstockError:
+        """Why nobody can take the request that was just tried to be placed."""
+        return refusal(server, self._scheduler.filtered(server.narrow if narrow else server.pool))
 
     def survey(
         self,
@@ -210,15 +245,19 @@ class Placer:
         seen = self._scheduler.explain(server.narrow if narrow else server.pool)
         return describe(server, seen, placement.position, placement.blocks)
 
-    def first_token(self, placement: Placement, seconds: float) -> None:
-        """The prompt is computed, ``seconds`` after it was sent (0: not known): it weighs on the endpoint no more."""
+    def first_token(self, placement: Placement, seconds: float, now: float = 0.0) -> None:
+        """The prompt is computed, ``seconds`` after it was sent (0: not known): it weighs on the endpoint no more.
+
+        ``now``: 0 when the caller has not looked at the clock.
+        """
+        pool = placement.pool.pool
         if not placement.has_first_token:
             placement.has_first_token = True
-            pool, charged = placement.pool.pool, placement.prefill_tokens
-            self._scheduler.first_token(pool, placement.position, charged, self._clock())
-        tokens = placement.queued_tokens + placement.prefill_tokens
-        if seconds > 0 and tokens >= MEASURED_TOKENS:
-            self._scheduler.prefilled(placement.pool.pool, placement.position, tokens, seconds)
+            self._scheduler.first_token(pool, placement.position, placement.prefill_tokens, now or self._clock())
+        if seconds > 0:
+            tokens = placement.queued_tokens + placement.prefill_tokens
+            if tokens >= MEASURED_TOKENS:
+                self._scheduler.prefilled(pool, placement.position, tokens, seconds)
 
     def release(self, placement: Placement) -> None:
         """The endpoint is done with the request."""
@@ -231,26 +270,37 @@ class Placer:
 
         Returns what follows for the index: ``evicted``, ``uncached``, or nothing.
         """
+        if hashes is None or (placement.matched_blocks == 0 and not self._in_vain):
+            return ""  # nothing was expected
         prompt, cached = usage[0], usage[2]
-        if cached < 0 or hashes is None:
+        if cached < 0:
             return ""
-        corrections = self._corrections
         expected = prompt * placement.matched_blocks / placement.blocks if placement.blocks else 0.0
         placed = placement.placed
-        if expected - cached > MISSED_TOKENS and expected - cached > expected * MISSED_SHARE:
-            return corrections.missed(
+        missed = expected - cached
+        if missed > MISSED_TOKENS and missed > expected * MISSED_SHARE:
+            return self._corrections.missed(
                 (placed.slot_index, placed.slot_generation), hashes, cached, placement.matched_at, sent
             )
-        if corrections.is_watching:
-            return corrections.answered((placed.slot_index, placed.slot_generation), hashes, cached)
+        if self._in_vain:
+            return self._corrections.answered((placed.slot_index, placed.slot_generation), hashes, cached)
         return ""
 
-    def note(self, placement: Placement, outcome: Count, sent: float) -> int:
-        """Note what became of a request that went out at ``sent``: places in ``OUTCOMES`` and ``EVENTS`` of ``_fastpath.health``."""
+    def note(self, placement: Placement, outcome: Count, sent: float, now: float = 0.0) -> Count:
+        """Note what became of a request that went out at ``sent``: places in ``OUTCOMES`` and ``EVENTS`` of ``_fastpath.health``.
+
+        ``now``: 0 when the caller has not looked at the clock.
+        """
         placed, pool = placement.placed, placement.pool.pool
         assert pool.outlier is not None
         return self._scheduler.health.note(
-            placed.slot_index, placed.slot_generation, pool.outlier, outcome, sent, self._clock(), placement.probe
+            placed.slot_index,
+            placed.slot_generation,
+            pool.outlier,
+            outcome,
+            sent,
+            now or self._clock(),
+            placement.probe,
         )
 
     def is_serving(self, server: ServerPool, placed: PlacedEndpoint) -> bool:
@@ -275,14 +325,17 @@ class Hashers:
 
     def prompt(self, body: bytes, found: Scan, cache: PrefixCache, salt: bytes = b"") -> BlockHashes | None:
         """Hashes of the prompt as it stands in the body; model, tools and salt are part of every hash."""
-        if cache.mode == "off" or found.prompt_end == 0:
+        return self.text(body, found, block_bytes_of(cache), salt)
+
+    def text(self, body: bytes, found: Scan, block_bytes: Count, salt: bytes) -> BlockHashes | None:
+        """The same for blocks of so many bytes, 0 for none."""
+        if block_bytes == 0 or found.prompt_end == 0:
             return None
-        hasher = self._of_size(TEXT_BLOCK if cache.mode == "tokens" else cache.block_size)
-        tools = found.span("tools")
-        if tools is not None:
-            seed = hasher.seed(found.model or "", body[tools[0] : tools[1]], salt)
+        hasher = self.of_size(block_bytes)
+        if found.tools_end > 0:
+            seed: int = hasher.seed(found.model or "", body[found.tools_start : found.tools_end], salt)
         else:
-            seed = self._seed(hasher, found.model or "", salt)
+            seed = self.seed(hasher, found.model or "", salt)
         return hasher.hash_text(body, found.prompt_start, found.prompt_end, seed)
 
     def tokens(self, ids: array[int], adapter: str, salt: str, block_tokens: int) -> BlockHashes:
@@ -290,11 +343,12 @@ class Hashers:
 
         The block of the last token is left out: engines compute it in any case, whatever they hold.
         """
-        hasher = self._of_size(TEXT_BLOCK)
+        hasher = self.of_size(TEXT_BLOCK)
         seed = salted_seed(hasher, adapter, salt) if salt else token_seed(hasher, adapter)
         return hasher.hash_tokens(ids[: max(0, len(ids) - 1)], block_tokens, seed)
 
-    def _seed(self, hasher: Hasher, model: str, salt: bytes) -> int:
+    def seed(self, hasher: Hasher, model: str, salt: bytes) -> int:
+        """Where the chain of a prompt without tools begins."""
         key = (hasher.block_bytes, model, salt)
         seed: int | None = self._seeds.get(key)
         if seed is None:
@@ -303,14 +357,15 @@ class Hashers:
             seed = self._seeds[key] = hasher.seed(model, b"", salt)
         return seed
 
-    def _of_size(self, size: Count) -> Hasher:
+    def of_size(self, size: Count) -> Hasher:
+        """The one for blocks of so many bytes."""
         hasher: Hasher | None = self._by_size.get(size)
         if hasher is None:
             hasher = self._by_size[size] = Hasher(self._key, size)
         return hasher
 
 
-def session_of(server: ServerPool, header: Callable[[str], str | None], prompt_cache_key: str | None) -> int:
+def session_of(server: ServerPool, header: Callable[[str], str | None], prompt_cache_key: str | None) -> Count:
     """64 bits that stand for the conversation: the first of the server's session headers that is there, else the body's
     ``prompt_cache_key``; 0 for none. The same in every gateway.
     """
@@ -319,7 +374,7 @@ def session_of(server: ServerPool, header: Callable[[str], str | None], prompt_c
     return session_named(server.server.scheduling.session_headers, header, prompt_cache_key)
 
 
-def session_named(names: tuple[str, ...], header: Callable[[str], str | None], prompt_cache_key: str | None) -> int:
+def session_named(names: Sequence[str], header: Callable[[str], str | None], prompt_cache_key: str | None) -> Count:
     """The same by headers of these names."""
     for name in names:
         value = header(name)

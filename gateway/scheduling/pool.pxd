@@ -1,3 +1,4 @@
+from _fastpath.hashing cimport Hasher
 from _fastpath.scoring cimport Policy, Pool
 
 cdef class PlacedEndpoint:
@@ -11,4 +12,11 @@ cdef class ServerPool:
     cdef readonly tuple endpoints, plugins
     cdef readonly Pool pool, narrow
     cdef readonly Policy policy
-    cdef readonly bint keeps_sessions, matches_tokens
+    cdef readonly bint keeps_sessions, keeps_places, matches_tokens
+    cdef readonly long attempts
+    cdef readonly size_t block_bytes
+    cdef readonly tuple alone
+    cdef public Hasher hasher
+    cdef public unsigned long long seed
+    cdef public str seed_model
+    cdef public bytes seed_salt

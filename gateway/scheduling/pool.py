@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from _fastpath.hashing import Hasher
 from _fastpath.health import Outlier
 from _fastpath.scoring import Policy, Pool
 from _fastpath.slots import endpoint_identity
-from gateway.datastore.model import Endpoint, Role, Scheduling, Server, Traffic
+from gateway.datastore.model import Endpoint, PrefixCache, Role, Scheduling, Server, Traffic
 from gateway.scheduling.plugins import Plugin
 from gateway.scheduling.slot_book import Slot
 
@@ -16,6 +17,8 @@ PREFILLS = 2
 DECODES = 4
 LONGEST_PROBE_SECONDS = 3600.0
 _SMALLEST_BOUND = 4
+TEXT_BLOCK = 64
+"""Bytes of a block when a prompt that was to be matched by token is matched by text."""
 ROLE_BITS: dict[Role, int] = {"both": SERVES, "prefill": PREFILLS, "decode": DECODES}
 
 
@@ -63,9 +66,27 @@ class ServerPool:
         self.policy = policy
         self.plugins = plugins
         """Asked at every choice."""
+        self.attempts: int = max(1, server.traffic.attempts)
+        self.keeps_places = self.narrow is not pool
+        """Whether places are kept for tenants which had less than their share."""
+        self.alone: tuple[tuple[int], ...] = tuple((position,) for position in range(len(endpoints)))
+        """Of each position those that were tried, when it is the first."""
         self.matches_tokens = server.prefix_cache.mode == "tokens"
+        self.block_bytes = block_bytes_of(server.prefix_cache)
+        self.hasher: Hasher | None = None
+        """Of its prompts, once there was one; and where the chain of the last one without tools began, which is mostly the same again."""
+        self.seed = 0
+        self.seed_model: str | None = None
+        self.seed_salt = b""
         self.keeps_sessions = server.scheduling.weights.get("session", 0.0) > 0
         """Whether what names a request's session counts in the choice."""
+
+
+def block_bytes_of(cache: PrefixCache) -> int:
+    """Bytes of text that make a block of a prompt; 0 when prompts are not matched."""
+    if cache.mode == "off":
+        return 0
+    return TEXT_BLOCK if cache.mode == "tokens" else cache.block_size
 
 
 def make_pool(

@@ -13,7 +13,7 @@ cdef class WaitingRoom:
     cdef double _credit
     cdef FairShare _share
     cdef dict _rooms
-    cpdef bint comes(self, str server, str tenant) except -1
-    cpdef bint is_contested(self, str server) except -1
+    cpdef bint comes(self, str server, str tenant, double now=*) except -1
+    cpdef bint is_contested(self, str server, double now=*) except -1
     cpdef move(self, str server)
     cpdef _Room _room(self, str server)

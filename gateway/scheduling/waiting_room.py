@@ -85,17 +85,21 @@ class WaitingRoom:
         self._rooms: dict[str, _Room] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def comes(self, server: str, tenant: str) -> bool:
-        """A tenant asks for a server: whether somebody waits for it, in whichever worker, whom it must not overtake."""
-        now, room = self._clock(), self._room(server)
+    def comes(self, server: str, tenant: str, now: float = 0.0) -> bool:
+        """A tenant asks for a server: whether somebody waits for it, in whichever worker, whom it must not overtake.
+
+        ``now``: 0 when the caller has not looked at the clock.
+        """
+        room = self._room(server)
+        now = now or self._clock()
         if tenant != room.tenant:
             room.tenant, room.tenant_identity = tenant, endpoint_identity(tenant)
         self._share.note(room.queue.server, room.tenant_identity, now)
         return room.queue.next() is not None or self._share.is_waited(room.queue.server, now)
 
-    def is_contested(self, server: str) -> bool:
+    def is_contested(self, server: str, now: float = 0.0) -> bool:
         """Whether several tenants asked for a server of late: then some places are kept for those who had less than their share."""
-        return self._share.is_contested(self._room(server).queue.server, self._clock())
+        return self._share.is_contested(self._room(server).queue.server, now or self._clock())
 
     def lengths(self) -> dict[str, int]:
         """How many wait, by server."""

@@ -55,7 +55,7 @@ class Engine:
         )
         self._slot = placed.slot.index
         self._blocks = KVBlocks(PrefixIndex(fleet.memory), fleet.memory.hash_key)
-        self._hasher = Hashers(fleet.memory)._of_size(64)
+        self._hasher = Hashers(fleet.memory).of_size(64)
 
     def holds(self, ids, adapter="", extras=None):
         count = len(ids) // SIZE

@@ -9,8 +9,9 @@ from _fastpath.scanner import scan
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots, SlotsFull, endpoint_identity
 from gateway.datastore.model import Endpoint, PrefixCache, Scheduling, Server, Traffic
+from gateway.deadlines import Deadlines
 from gateway.errors import NoEndpoint, QueueFull
-from gateway.scheduling.place import Hashers, UntoldPrefill, session_of
+from gateway.scheduling.place import Hashers, session_of
 from gateway.scheduling.pool import ROLE_BITS, PlacedEndpoint, Reserved, make_pool, reserved_of
 from gateway.scheduling.slot_book import SlotBook
 from tests.unit.gateway.fakes import chat
@@ -309,17 +310,17 @@ def test_a_long_prompt_of_an_answer_in_one_piece_is_not_taken_to_be_computed_bef
     placement = fleet.placer.place(pool(fleet), None, 40_000, 10, [])  # 5 s
     again = []
 
-    class Wheel:
+    class Wheel(Deadlines):
         def add(self, entry, due):
             again.append(due)
+            return due
 
-    entry = UntoldPrefill(fleet.placer, placement, Wheel(), 100.0)
-    entry.begin()
-    entry.check(101.0)
+    placement.expect_prefill(fleet.placer, Wheel(), 100.0)
+    placement.check(101.0)
     assert not placement.has_first_token
     assert again == [pytest.approx(105.0)] * 2
-    entry.check(105.0)
+    placement.check(105.0)
     assert placement.has_first_token
-    entry.check(106.0)
+    placement.check(106.0)
     fleet.placer.release(placement)
     assert fleet.is_idle
