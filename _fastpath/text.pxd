@@ -59,9 +59,10 @@ cdef extern from *:
         return _mm256_cmpeq_epi8(_mm256_shuffle_epi8(marks, v), v);
     }
 
-    /* Control characters; those of plain ASCII are told with one comparison, which takes what is beyond ASCII for such ones, too. */
-    PENSTOCK_AVX2_INLINE __m256i penstock_controls32(__m256i v, int beyond) {
-        return beyond ? _mm256_cmpeq_epi8(_mm256_min_epu8(v, _mm256_set1_epi8(0x1F)), v) : _mm256_cmpgt_epi8(_mm256_set1_epi8(0x20), v);
+    /* Control characters. With `beyond`, `limit` is the last of them; else it is the first character that is none, and what is beyond
+       ASCII is taken for one as well. */
+    PENSTOCK_AVX2_INLINE __m256i penstock_controls32(__m256i v, __m256i limit, int beyond) {
+        return beyond ? _mm256_cmpeq_epi8(_mm256_min_epu8(v, limit), v) : _mm256_cmpgt_epi8(limit, v);
     }
 
     PENSTOCK_AVX2_INLINE __m256i penstock_smallest(__m256i a, __m256i b, int beyond) {
@@ -72,33 +73,33 @@ cdef extern from *:
         return (uint32_t)_mm256_movemask_epi8(low) | (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32;
     }
 
-    /* Passes escapes of one character in 128 bytes from `i`, whose marks the bits are. Where the text ends among them, or `n`;
-       `next`: where to go on. */
-    static inline size_t penstock_pass_escapes(const uint8_t *p, size_t n, size_t i, uint64_t low, uint64_t high, int *escaped, size_t *next) {
-        size_t from = i, at;
-        for (;;) {
+    /* Passes escapes of one character in 128 bytes from `*i`, whose marks the bits are. Where the text ends among them, or `n`: then
+       `*i` is where to go on. */
+    static inline size_t penstock_pass_escapes(const uint8_t *p, size_t n, size_t *i, uint64_t low, uint64_t high, int *escaped) {
+        const size_t start = *i;
+        size_t from = start, at;
+        while (low | high) {
             if (low) {
-                at = i + (size_t)__builtin_ctzll(low);
+                at = start + (size_t)__builtin_ctzll(low);
                 low &= low - 1;
-            } else if (high) {
-                at = i + 64 + (size_t)__builtin_ctzll(high);
-                high &= high - 1;
             } else {
-                *next = from > i + 128 ? from : i + 128;
-                return n;
+                at = start + 64 + (size_t)__builtin_ctzll(high);
+                high &= high - 1;
             }
             if (at < from) continue;  /* it is what an escape stands for */
             if (p[at] != '\\\\' || at + 1 >= n || !penstock_simple[p[at + 1]]) return at;
             *escaped = 1;
             from = at + 2;
         }
+        *i = from > start + 128 ? from : start + 128;
+        return n;
     }
 
     PENSTOCK_AVX2_INLINE size_t penstock_last128(const uint8_t *p, size_t n, size_t i, uint32_t *high) {
         for (; n - i >= 32; i += 32) {
             const __m256i v = _mm256_loadu_si256((const __m256i *)(p + i));
             const uint32_t upper = (uint32_t)_mm256_movemask_epi8(v);
-            const uint32_t ends = (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(penstock_marks32(v), penstock_controls32(v, 1)));
+            const uint32_t ends = (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(penstock_marks32(v), penstock_controls32(v, _mm256_set1_epi8(0x1F), 1)));
             if (ends) {
                 const int at = __builtin_ctz(ends);
                 *high |= upper & (((uint32_t)1 << at) - 1);
@@ -115,31 +116,36 @@ cdef extern from *:
     /* `beyond`: it has been seen that some are beyond ASCII. It may be said of a text that such ones come after: they are looked at in
        vain. */
     PENSTOCK_AVX2_INLINE size_t penstock_far(const uint8_t *p, size_t n, uint32_t *high, int *escaped, int beyond) {
-        size_t i = 0, end, next;
+        size_t i = 0, end;
+        __m256i limit = beyond ? _mm256_set1_epi8(0x1F) : _mm256_set1_epi8(0x20);
+        __asm__("" : "+x"(limit));  /* else the compiler makes two comparisons with 0x1F of the one with 0x20 */
         while (n - i >= 128) {
-            const __m256i a = _mm256_loadu_si256((const __m256i *)(p + i)), b = _mm256_loadu_si256((const __m256i *)(p + i + 32));
-            const __m256i c = _mm256_loadu_si256((const __m256i *)(p + i + 64)), d = _mm256_loadu_si256((const __m256i *)(p + i + 96));
-            __m256i in_a = penstock_marks32(a), in_b = penstock_marks32(b), in_c = penstock_marks32(c), in_d = penstock_marks32(d);
-            const __m256i marks = _mm256_or_si256(_mm256_or_si256(in_a, in_b), _mm256_or_si256(in_c, in_d));
-            const __m256i least = penstock_smallest(penstock_smallest(a, b, beyond), penstock_smallest(c, d, beyond), beyond);
-            const __m256i controls = penstock_controls32(least, beyond), ends = _mm256_or_si256(marks, controls);
-            if (_mm256_testz_si256(ends, ends)) {
-                i += 128;
-                continue;
+            const uint8_t *at = p + i, *last = p + n - 128;
+            __m256i a, b, c, d, in_a, in_b, in_c, in_d, least, controls;
+            for (;; at += 128) {
+                a = _mm256_loadu_si256((const __m256i *)at), b = _mm256_loadu_si256((const __m256i *)(at + 32));
+                c = _mm256_loadu_si256((const __m256i *)(at + 64)), d = _mm256_loadu_si256((const __m256i *)(at + 96));
+                in_a = penstock_marks32(a), in_b = penstock_marks32(b), in_c = penstock_marks32(c), in_d = penstock_marks32(d);
+                least = penstock_smallest(penstock_smallest(a, b, beyond), penstock_smallest(c, d, beyond), beyond);
+                controls = penstock_controls32(least, limit, beyond);
+                const __m256i marks = _mm256_or_si256(_mm256_or_si256(in_a, in_b), _mm256_or_si256(in_c, in_d));
+                const __m256i ends = _mm256_or_si256(marks, controls);
+                if (!_mm256_testz_si256(ends, ends)) break;
+                if (at + 128 > last) return penstock_last128(p, n, (size_t)(at - p) + 128, high);
             }
+            i = (size_t)(at - p);
             if (!_mm256_testz_si256(controls, controls)) {
                 if (!beyond && _mm256_movemask_epi8(least)) {
                     *high = 1;
                     return i + penstock_far_beyond_avx2(p + i, n - i, high, escaped);
                 }
-                in_a = _mm256_or_si256(in_a, penstock_controls32(a, beyond));
-                in_b = _mm256_or_si256(in_b, penstock_controls32(b, beyond));
-                in_c = _mm256_or_si256(in_c, penstock_controls32(c, beyond));
-                in_d = _mm256_or_si256(in_d, penstock_controls32(d, beyond));
+                in_a = _mm256_or_si256(in_a, penstock_controls32(a, limit, beyond));
+                in_b = _mm256_or_si256(in_b, penstock_controls32(b, limit, beyond));
+                in_c = _mm256_or_si256(in_c, penstock_controls32(c, limit, beyond));
+                in_d = _mm256_or_si256(in_d, penstock_controls32(d, limit, beyond));
             }
-            end = penstock_pass_escapes(p, n, i, penstock_bits64(in_a, in_b), penstock_bits64(in_c, in_d), escaped, &next);
+            end = penstock_pass_escapes(p, n, &i, penstock_bits64(in_a, in_b), penstock_bits64(in_c, in_d), escaped);
             if (end < n) return end;
-            i = next;
         }
         return penstock_last128(p, n, i, high);
     }
