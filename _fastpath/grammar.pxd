@@ -119,7 +119,7 @@ cdef inline size_t json_string(State* state, size_t start) noexcept nogil:
     cdef size_t count, valid
     cdef uint32_t high
     while True:
-        count = plain_text(text + at, length - at, &high)
+        count = plain_text(text + at, length - at, &high, &state.escaped)
         if high != 0:
             valid = valid_utf8(text + at, count)
             if valid != count:

@@ -1,30 +1,30 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.buffer cimport PyObject_GetBuffer, PyBuffer_Release, PyBUF_SIMPLE
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc
 
-from _fastpath.block_hash cimport penstock_expand_key, penstock_hash, penstock_hash_blocks
+from _fastpath.block_hash cimport (
+    penstock_block_words, penstock_expand_key, penstock_hash, penstock_link_blocks,
+)
 
 
 @cython.final
 @cython.freelist(64)
 cdef class BlockHashes:
     def __cinit__(self):
-        self.values = NULL
+        self.values = self.few
         self.count = 0
-        self.capacity = 0
 
     def __dealloc__(self):
-        free(self.values)
+        if self.values != self.few:
+            free(self.values)
 
+    # Called once, on new ones.
     cdef int _reserve(self, size_t count) except -1:
-        cdef uint64_t* grown
-        if count > self.capacity:
-            grown = <uint64_t*>realloc(self.values, count * sizeof(uint64_t))
-            if grown == NULL:
+        if count > FEW:
+            self.values = <uint64_t*>malloc(count * sizeof(uint64_t))
+            if self.values == NULL:
                 raise MemoryError
-            self.values = grown
-            self.capacity = count
         self.count = count
         return 0
 
@@ -53,6 +53,7 @@ cdef class Hasher:
             raise ValueError("block_bytes must be at least 1")
         low, high = key
         penstock_expand_key(low, high, self.key)
+        penstock_block_words(self.key, block_bytes, self.text_words)
         self.block_bytes = block_bytes
         self.maximum_blocks = maximum_blocks
 
@@ -75,13 +76,14 @@ cdef class Hasher:
         cdef size_t blocks = min((end - start) // self.block_bytes, self.maximum_blocks)
         cdef BlockHashes hashes = BlockHashes.__new__(BlockHashes)
         hashes._reserve(blocks)
-        penstock_hash_blocks(<const uint8_t*>PyBytes_AS_STRING(text) + start, blocks, self.block_bytes, seed,
-                             self.key, hashes.values)
+        penstock_link_blocks(<const uint8_t*>PyBytes_AS_STRING(text) + start, blocks, self.block_bytes, seed,
+                             self.text_words, hashes.values)
         return hashes
 
     def hash_tokens(self, tokens, size_t block_tokens=16, uint64_t seed=0):
         cdef Py_buffer view
         cdef BlockHashes hashes = BlockHashes.__new__(BlockHashes)
+        cdef uint64_t words[6]
         cdef size_t blocks
         if block_tokens < 1:
             raise ValueError("block_tokens must be at least 1")
@@ -91,7 +93,8 @@ cdef class Hasher:
                 raise ValueError("tokens must be 32-bit integers: array('I', ids)")
             blocks = min(<size_t>view.len // 4 // block_tokens, self.maximum_blocks)
             hashes._reserve(blocks)
-            penstock_hash_blocks(<const uint8_t*>view.buf, blocks, 4 * block_tokens, seed, self.key, hashes.values)
+            penstock_block_words(self.key, 4 * block_tokens, words)
+            penstock_link_blocks(<const uint8_t*>view.buf, blocks, 4 * block_tokens, seed, words, hashes.values)
         finally:
             PyBuffer_Release(&view)
         return hashes

@@ -3,7 +3,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free, realloc
 
-from _fastpath.block_hash cimport penstock_expand_key, penstock_hash
+from _fastpath.block_hash cimport penstock_block_words, penstock_expand_key, penstock_hash, penstock_link
 from _fastpath.chain_ranks cimport MOST_RANKS
 
 cdef extern from *:
@@ -189,6 +189,7 @@ cdef class KVBlocks:
               double now, extras=None, uint64_t tier=1):
         cdef size_t i, place, stored = 0, count = len(names)
         cdef uint64_t chain = seed
+        cdef uint64_t words[6]
         cdef BlockName name
         cdef bytes extra
         if slot >= self.index.memory.header.slots:
@@ -213,11 +214,12 @@ cdef class KVBlocks:
             if self.blocks[place].tiers == 0:
                 raise KeyError("the parent is not known")
             chain = self.blocks[place].chain
+        penstock_block_words(self.key, 4 * block_tokens, words)
         for i in range(count):
             if extras is not None and extras[i] is not None:
                 extra = extras[i]
                 chain = penstock_hash(chain, <const uint8_t*>PyBytes_AS_STRING(extra), PyBytes_GET_SIZE(extra), self.key)
-            chain = penstock_hash(chain, <const uint8_t*>&self.tokens[i * block_tokens], 4 * block_tokens, self.key)
+            chain = penstock_link(chain, <const uint8_t*>&self.tokens[i * block_tokens], 4 * block_tokens, words)
             self.chains[i] = chain
         for i in range(count):
             if i + AHEAD < count:

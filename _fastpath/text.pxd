@@ -48,26 +48,58 @@ cdef extern from *:
     }
 
     #ifdef PENSTOCK_X86
-    PENSTOCK_AVX2_INLINE __m256i penstock_ends32(__m256i v) {
-        const __m256i quotes = _mm256_cmpeq_epi8(v, _mm256_set1_epi8('"')), slashes = _mm256_cmpeq_epi8(v, _mm256_set1_epi8('\\\\'));
-        return _mm256_or_si256(_mm256_or_si256(quotes, slashes), _mm256_cmpeq_epi8(_mm256_min_epu8(v, _mm256_set1_epi8(0x1F)), v));
+    /* Escapes of one character. */
+    static const uint8_t penstock_simple[256] = {
+        ['n'] = 1, ['"'] = 1, ['\\\\'] = 1, ['t'] = 1, ['/'] = 1, ['r'] = 1, ['b'] = 1, ['f'] = 1,
+    };
+
+    /* Quotes and backslashes: what stands in the table at a byte's lower half; a byte beyond ASCII is given 0. */
+    PENSTOCK_AVX2_INLINE __m256i penstock_marks32(__m256i v) {
+        const __m256i marks = _mm256_broadcastsi128_si256(_mm_setr_epi8(1, 0, '"', 0, 0, 0, 0, 0, 0, 0, 0, 0, '\\\\', 0, 0, 0));
+        return _mm256_cmpeq_epi8(_mm256_shuffle_epi8(marks, v), v);
     }
 
-    PENSTOCK_AVX2 static size_t penstock_far_avx2(const uint8_t *p, size_t n, uint32_t *high) {
-        size_t i = 0;
-        __m256i seen = _mm256_setzero_si256();
-        for (; n - i >= 128; i += 128) {
-            const __m256i a = _mm256_loadu_si256((const __m256i *)(p + i)), b = _mm256_loadu_si256((const __m256i *)(p + i + 32));
-            const __m256i c = _mm256_loadu_si256((const __m256i *)(p + i + 64)), d = _mm256_loadu_si256((const __m256i *)(p + i + 96));
-            const __m256i left = _mm256_or_si256(penstock_ends32(a), penstock_ends32(b));
-            const __m256i ends = _mm256_or_si256(left, _mm256_or_si256(penstock_ends32(c), penstock_ends32(d)));
-            if (!_mm256_testz_si256(ends, ends)) break;
-            seen = _mm256_or_si256(seen, _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)));
+    /* Control characters. With `beyond`, `limit` is the last of them; else it is the first character that is none, and what is beyond
+       ASCII is taken for one as well. */
+    PENSTOCK_AVX2_INLINE __m256i penstock_controls32(__m256i v, __m256i limit, int beyond) {
+        return beyond ? _mm256_cmpeq_epi8(_mm256_min_epu8(v, limit), v) : _mm256_cmpgt_epi8(limit, v);
+    }
+
+    PENSTOCK_AVX2_INLINE __m256i penstock_smallest(__m256i a, __m256i b, int beyond) {
+        return beyond ? _mm256_min_epu8(a, b) : _mm256_min_epi8(a, b);
+    }
+
+    PENSTOCK_AVX2_INLINE uint64_t penstock_bits64(__m256i low, __m256i high) {
+        return (uint32_t)_mm256_movemask_epi8(low) | (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32;
+    }
+
+    /* Passes escapes of one character in 128 bytes from `*i`, whose marks the bits are. Where the text ends among them, or `n`: then
+       `*i` is where to go on. */
+    static inline size_t penstock_pass_escapes(const uint8_t *p, size_t n, size_t *i, uint64_t low, uint64_t high, int *escaped) {
+        const size_t start = *i;
+        size_t from = start, at;
+        while (low | high) {
+            if (low) {
+                at = start + (size_t)__builtin_ctzll(low);
+                low &= low - 1;
+            } else {
+                at = start + 64 + (size_t)__builtin_ctzll(high);
+                high &= high - 1;
+            }
+            if (at < from) continue;  /* it is what an escape stands for */
+            if (p[at] != '\\\\' || at + 1 >= n || !penstock_simple[p[at + 1]]) return at;
+            *escaped = 1;
+            from = at + 2;
         }
-        *high |= (uint32_t)_mm256_movemask_epi8(seen);
+        *i = from > start + 128 ? from : start + 128;
+        return n;
+    }
+
+    PENSTOCK_AVX2_INLINE size_t penstock_last128(const uint8_t *p, size_t n, size_t i, uint32_t *high) {
         for (; n - i >= 32; i += 32) {
             const __m256i v = _mm256_loadu_si256((const __m256i *)(p + i));
-            const uint32_t ends = (uint32_t)_mm256_movemask_epi8(penstock_ends32(v)), upper = (uint32_t)_mm256_movemask_epi8(v);
+            const uint32_t upper = (uint32_t)_mm256_movemask_epi8(v);
+            const uint32_t ends = (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(penstock_marks32(v), penstock_controls32(v, _mm256_set1_epi8(0x1F), 1)));
             if (ends) {
                 const int at = __builtin_ctz(ends);
                 *high |= upper & (((uint32_t)1 << at) - 1);
@@ -77,6 +109,53 @@ cdef extern from *:
         }
         for (; i < n && !penstock_ends_text(p[i]); i++) *high |= p[i] & 0x80;
         return i;
+    }
+
+    PENSTOCK_AVX2 static size_t penstock_far_beyond_avx2(const uint8_t *p, size_t n, uint32_t *high, int *escaped);
+
+    /* `beyond`: it has been seen that some are beyond ASCII. It may be said of a text that such ones come after: they are looked at in
+       vain. */
+    PENSTOCK_AVX2_INLINE size_t penstock_far(const uint8_t *p, size_t n, uint32_t *high, int *escaped, int beyond) {
+        size_t i = 0, end;
+        __m256i limit = beyond ? _mm256_set1_epi8(0x1F) : _mm256_set1_epi8(0x20);
+        __asm__("" : "+x"(limit));  /* else the compiler makes two comparisons with 0x1F of the one with 0x20 */
+        while (n - i >= 128) {
+            const uint8_t *at = p + i, *last = p + n - 128;
+            __m256i a, b, c, d, in_a, in_b, in_c, in_d, least, controls;
+            for (;; at += 128) {
+                a = _mm256_loadu_si256((const __m256i *)at), b = _mm256_loadu_si256((const __m256i *)(at + 32));
+                c = _mm256_loadu_si256((const __m256i *)(at + 64)), d = _mm256_loadu_si256((const __m256i *)(at + 96));
+                in_a = penstock_marks32(a), in_b = penstock_marks32(b), in_c = penstock_marks32(c), in_d = penstock_marks32(d);
+                least = penstock_smallest(penstock_smallest(a, b, beyond), penstock_smallest(c, d, beyond), beyond);
+                controls = penstock_controls32(least, limit, beyond);
+                const __m256i marks = _mm256_or_si256(_mm256_or_si256(in_a, in_b), _mm256_or_si256(in_c, in_d));
+                const __m256i ends = _mm256_or_si256(marks, controls);
+                if (!_mm256_testz_si256(ends, ends)) break;
+                if (at + 128 > last) return penstock_last128(p, n, (size_t)(at - p) + 128, high);
+            }
+            i = (size_t)(at - p);
+            if (!_mm256_testz_si256(controls, controls)) {
+                if (!beyond && _mm256_movemask_epi8(least)) {
+                    *high = 1;
+                    return i + penstock_far_beyond_avx2(p + i, n - i, high, escaped);
+                }
+                in_a = _mm256_or_si256(in_a, penstock_controls32(a, limit, beyond));
+                in_b = _mm256_or_si256(in_b, penstock_controls32(b, limit, beyond));
+                in_c = _mm256_or_si256(in_c, penstock_controls32(c, limit, beyond));
+                in_d = _mm256_or_si256(in_d, penstock_controls32(d, limit, beyond));
+            }
+            end = penstock_pass_escapes(p, n, &i, penstock_bits64(in_a, in_b), penstock_bits64(in_c, in_d), escaped);
+            if (end < n) return end;
+        }
+        return penstock_last128(p, n, i, high);
+    }
+
+    PENSTOCK_AVX2 static size_t penstock_far_avx2(const uint8_t *p, size_t n, uint32_t *high, int *escaped) {
+        return penstock_far(p, n, high, escaped, 0);
+    }
+
+    PENSTOCK_AVX2 static size_t penstock_far_beyond_avx2(const uint8_t *p, size_t n, uint32_t *high, int *escaped) {
+        return penstock_far(p, n, high, escaped, 1);
     }
 
     /* Keiser and Lemire, "Validating UTF-8 in less than one instruction per byte" (2020): every fault of two bytes shows as a bit that
@@ -122,7 +201,7 @@ cdef extern from *:
     #endif
 
     typedef struct {
-        size_t (*far)(const uint8_t *, size_t, uint32_t *);
+        size_t (*far)(const uint8_t *, size_t, uint32_t *, int *);
         size_t (*utf8_prefix)(const uint8_t *, size_t);
     } penstock_text_ways;
     static penstock_text_ways penstock_text = {0, penstock_utf8_prefix};
@@ -140,23 +219,41 @@ cdef extern from *:
         return 0;
     }
 
-    static inline size_t penstock_plain(const uint8_t *p, size_t n, uint32_t *high) {
+    #ifdef PENSTOCK_X86
+    static inline uint32_t penstock_marks16(__m128i v, __m128i controls) {
+        const __m128i marks = _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('"')), _mm_cmpeq_epi8(v, _mm_set1_epi8('\\\\')));
+        return (uint32_t)_mm_movemask_epi8(_mm_or_si128(marks, controls));
+    }
+    #endif
+
+    /* The rest of a text of which some are beyond ASCII. */
+    __attribute__((noinline)) static size_t penstock_plain_beyond(const uint8_t *p, size_t n, uint32_t *high, int *escaped) {
+        size_t i = 0;
+        *high = 1;
+    #ifdef PENSTOCK_X86
+        for (; n - i >= 16; i += 16) {
+            if (i == 64 && penstock_text.far) return i + penstock_text.far(p + i, n - i, high, escaped);
+            const __m128i v = _mm_loadu_si128((const __m128i *)(p + i));
+            const uint32_t ends = penstock_marks16(v, _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1F)), v));
+            if (ends) return i + (size_t)__builtin_ctz(ends);
+        }
+    #endif
+        while (i < n && !penstock_ends_text(p[i])) i++;
+        return i;
+    }
+
+    static inline size_t penstock_plain(const uint8_t *p, size_t n, uint32_t *high, int *escaped) {
         size_t i = 0;
         *high = 0;
     #ifdef PENSTOCK_X86
-        const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\\\'), low = _mm_set1_epi8(0x1F);
         for (; n - i >= 16; i += 16) {
-            if (i == 64 && penstock_text.far) return i + penstock_text.far(p + i, n - i, high);
+            if (i == 64 && penstock_text.far) return i + penstock_text.far(p + i, n - i, high, escaped);
             const __m128i v = _mm_loadu_si128((const __m128i *)(p + i));
-            const __m128i special = _mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, slash));
-            const uint32_t ends = (uint32_t)_mm_movemask_epi8(_mm_or_si128(special, _mm_cmpeq_epi8(_mm_min_epu8(v, low), v)));
-            const uint32_t upper = (uint32_t)_mm_movemask_epi8(v);
+            const uint32_t ends = penstock_marks16(v, _mm_cmplt_epi8(v, _mm_set1_epi8(0x20)));  /* or beyond ASCII */
             if (ends) {
-                const int at = __builtin_ctz(ends);
-                *high |= upper & (((uint32_t)1 << at) - 1);
-                return i + (size_t)at;
+                i += (size_t)__builtin_ctz(ends);
+                return p[i] < 0x80 ? i : i + penstock_plain_beyond(p + i, n - i, high, escaped);
             }
-            *high |= upper;
         }
     #endif
         for (; i < n && !penstock_ends_text(p[i]); i++) *high |= p[i] & 0x80;
@@ -204,8 +301,9 @@ cdef extern from *:
     """
     # use AVX2 where the processor has it and it is wanted; whether it is used from now on
     bint use_avx2 "penstock_use_avx2"(bint wanted) noexcept nogil
-    # bytes up to a quote, a backslash or a control character; `high`: not zero when some of them are beyond ASCII
-    size_t plain_text "penstock_plain"(const uint8_t* text, size_t length, uint32_t* high) noexcept nogil
+    # bytes up to a quote, a backslash or a control character; `high`: not zero when some of them may be beyond ASCII. Escapes of one
+    # character may be passed: then `escaped` is set
+    size_t plain_text "penstock_plain"(const uint8_t* text, size_t length, uint32_t* high, bint* escaped) noexcept nogil
     # how many bytes from the start are UTF-8, in whole characters
     size_t valid_utf8 "penstock_valid"(const uint8_t* text, size_t length) noexcept nogil
     # how many digits it begins with

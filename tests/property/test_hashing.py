@@ -30,7 +30,7 @@ RANDOM_KEY = st.integers(0, 1 << 32).map(random_key)
 @settings(max_examples=examples(300), deadline=None)
 @given(
     key=KEY,
-    block_bytes=st.integers(1, 150),
+    block_bytes=st.one_of(st.integers(1, 270), st.sampled_from([63, 64, 65, 127, 128, 129])),
     maximum_blocks=st.integers(0, 20),
     text=st.binary(max_size=1500),
     span=st.tuples(st.integers(0, 1600), st.integers(0, 1600)).map(sorted),
@@ -154,6 +154,10 @@ def structured_blocks():
     for word in range(8):
         for counter in range(1, 60_001):
             yield counter << 64 * word  # counters, at every word
+    for pair in range(4):
+        for first in range(1, 200):
+            for second in range(1, 200):
+                yield first << 128 * pair | second << 128 * pair + 64  # and at both words of a pair
     for positions in combinations(range(512), 2):
         yield 1 << positions[0] | 1 << positions[1]  # sparse
     for base in range(500):
@@ -182,6 +186,18 @@ def test_a_million_structured_blocks_do_not_collide_and_their_halves_only_as_oft
     expected = blocks * blocks / (1 << 33)
     for half in (low, high):
         assert abs(blocks - len(half) - expected) < 6 * expected**0.5
+
+
+def test_a_block_over_and_over_again_gives_no_hash_twice():
+    text = bytes(BLOCK * 8192)
+    whole, low = set(), set()
+    for seed in range(50):
+        hashes = list(Hasher(random_key(seed), BLOCK).hash_text(text, seed=seed))
+        whole.update(hashes)
+        low.update(value & 0xFFFFFFFF for value in hashes)
+    expected = (50 * 8192) ** 2 / (1 << 33)
+    assert len(whole) == 50 * 8192
+    assert abs(50 * 8192 - len(low) - expected) < 6 * expected**0.5
 
 
 def test_another_key_gives_other_hashes():

@@ -21,8 +21,8 @@ def expand_key(low: int, high: int) -> list[int]:
     return [low, high, *(fold(low ^ one, high ^ other) for one, other in pairs)]
 
 
-def hash_block(chain: int, block: bytes, key: list[int]) -> int:
-    """One link of the chain: 32 bytes a round, the last padded with zeros."""
+def hash_name(chain: int, block: bytes, key: list[int]) -> int:
+    """One part of a seed: 32 bytes a round, the last padded with zeros."""
     a = chain ^ key[2]
     b = (chain + key[3]) & MASK
     for at in range(0, len(block), 32):
@@ -32,6 +32,23 @@ def hash_block(chain: int, block: bytes, key: list[int]) -> int:
         b = fold(words[2] ^ key[1], words[3] ^ b ^ C1)
     a = fold(a ^ key[4], b ^ key[5])
     return fold(a ^ len(block) ^ key[1], chain ^ C3 ^ a)
+
+
+def block_words(key: list[int], block_bytes: int) -> list[int]:
+    """Six words for blocks of a length."""
+    return [hash_name(number, b"", key) for number in (block_bytes << 8, 1, 2, 3, 4, 5)]
+
+
+def hash_block(chain: int, block: bytes, words: list[int]) -> int:
+    """One link of the chain: 64 bytes a part, the last padded with zeros."""
+    for at in range(0, len(block), 64):
+        part = block[at : at + 64].ljust(64, b"\0")
+        one = [int.from_bytes(part[i : i + 8], "little") for i in range(0, 64, 8)]
+        total = one[7] << 64 | one[6]
+        for i in range(0, 6, 2):
+            total += ((one[i] + words[i]) & MASK) * ((one[i + 1] + words[i + 1]) & MASK)
+        chain = fold((total + chain) & MASK, total >> 64 & MASK)
+    return chain
 
 
 class BlockHashes:
@@ -60,15 +77,16 @@ class Hasher:
     def _chain(self, text: bytes, block_bytes: int, seed: int) -> BlockHashes:
         values = []
         chain = seed
+        words = block_words(self._key, block_bytes)
         for i in range(min(len(text) // block_bytes, self.maximum_blocks)):
-            chain = hash_block(chain, text[i * block_bytes : (i + 1) * block_bytes], self._key)
+            chain = hash_block(chain, text[i * block_bytes : (i + 1) * block_bytes], words)
             values.append(chain)
         return BlockHashes(values)
 
     def seed(self, *parts: str | bytes) -> int:
         chain = 0
         for part in parts:
-            chain = hash_block(chain, part.encode() if isinstance(part, str) else part, self._key)
+            chain = hash_name(chain, part.encode() if isinstance(part, str) else part, self._key)
         return chain
 
     def hash_text(self, text: bytes, start: int = 0, end: int | None = None, seed: int = 0) -> BlockHashes:

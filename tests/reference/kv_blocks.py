@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tests.reference.chain_ranks import ChainRanks
-from tests.reference.hashing import expand_key, hash_block
+from tests.reference.hashing import block_words, expand_key, hash_block, hash_name
 from tests.reference.prefix_index import PrefixIndex
 
 LARGEST_EVENT = 1 << 20
@@ -54,11 +54,12 @@ class KVBlocks:
         if parent is not None:
             chain = self._held[name_of(parent)][0]
         stored = []
+        words = block_words(self._key, 4 * block_tokens)
         for i, name in enumerate(known):
             extra = extras[i] if extras is not None else None
             if extra is not None:
-                chain = hash_block(chain, extra, self._key)
-            chain = hash_block(chain, content[i * 4 * block_tokens : (i + 1) * 4 * block_tokens], self._key)
+                chain = hash_name(chain, extra, self._key)
+            chain = hash_block(chain, content[i * 4 * block_tokens : (i + 1) * 4 * block_tokens], words)
             if len(stored) == i and (name in self._held or len(self._held) < self.limit):
                 if name not in self._held and self._ranks is not None:
                     self._ranks.add(chain, self._rank)

@@ -9,7 +9,7 @@ STATES = ("starting", "serving", "draining")
 MASK = (1 << 64) - 1
 PAGE = 4096
 MAGIC = int.from_bytes(b"PENSTOCK", "little")
-LAYOUT_VERSION = 8
+LAYOUT_VERSION = 9
 FIELDS = (
     "magic",
     "layout_version",

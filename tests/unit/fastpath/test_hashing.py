@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 from array import array
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -186,12 +187,40 @@ def test_both_words_of_the_key_matter():
 
 
 @pytest.mark.parametrize("lane", [0, 16], ids=["first lane", "second lane"])
-def test_blocks_that_collide_under_every_key_cannot_be_made_without_knowing_it(lane):
+def test_names_that_collide_under_every_key_cannot_be_made_without_knowing_it(lane):
     constant = {0: 0x9E3779B97F4A7C15, 16: 0xC2B2AE3D27D4EB4F}[lane]
     first, second = struct.unpack_from("<2Q", TEXT, lane)
     swapped = TEXT[:lane] + struct.pack("<2Q", second ^ constant, first ^ constant) + TEXT[lane + 16 : 64]
     for key in (KEY, (5, 6), (1 << 63, 99)):
-        assert list(Hasher(key).hash_text(swapped)) != list(Hasher(key).hash_text(TEXT[:64]))
+        assert Hasher(key).seed(swapped) != Hasher(key).seed(TEXT[:64])
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(range(8), 2)))
+def test_words_of_a_block_cannot_change_places(one, other):
+    words = list(struct.unpack_from("<8Q", TEXT))
+    words[one], words[other] = words[other], words[one]
+    for key in (KEY, (5, 6), (1 << 63, 99)):
+        assert list(Hasher(key).hash_text(struct.pack("<8Q", *words))) != list(Hasher(key).hash_text(TEXT[:64]))
+
+
+@pytest.mark.parametrize("word", range(8))
+@pytest.mark.parametrize("difference", [1, 1 << 31, 1 << 63, (1 << 64) - 1])
+def test_what_is_added_to_one_word_of_a_block_cannot_be_taken_from_another(word, difference):
+    words = list(struct.unpack_from("<8Q", TEXT))
+    words[word] = (words[word] + difference) % (1 << 64)
+    seen = {next(iter(Hasher(KEY).hash_text(TEXT[:64]))), next(iter(Hasher(KEY).hash_text(struct.pack("<8Q", *words))))}
+    for other in range(8):
+        changed = list(words)
+        changed[other] = (changed[other] - difference) % (1 << 64)
+        seen.add(next(iter(Hasher(KEY).hash_text(struct.pack("<8Q", *changed)))))
+    assert len(seen) == 9  # taken from the same word, it is the block that was
+
+
+@pytest.mark.parametrize("count", [31, 32, 33, 8192])
+def test_few_hashes_and_many_are_kept(hasher, count):
+    hashes = hasher.hash_text(bytes(64 * count))
+    assert len(hashes) == count
+    assert list(hashes) == list(hasher.hash_text(bytes(64 * 8192)))[:count]
 
 
 def test_hashes_from_numbers_can_be_read_again_and_again():
