@@ -575,6 +575,19 @@ def test_what_plugins_said_is_in_the_table(call, admin, tmp_path):
     assert (" left_out " in other, other.endswith("near left out")) == (True, True)
 
 
+def test_an_explanation_says_what_would_make_a_request_wait(call, admin, tmp_path):
+    fleet = Fleet(tmp_path)
+    document = Explainer(fleet.memory, Settings()).explain(
+        fleet.replica.world, b'{"model": "m", "prompt": "x"}', "/v1/completions", {}
+    )
+    (server,) = document["servers"]
+    server["turn"] |= {"waited": True, "kept_places": 8, "held_back": True}
+    found = admin(lambda *_: (200, document))
+    lines = call("explain", "m", "--server", found.address)[1].splitlines()
+    assert "requests wait for an endpoint: it would wait in turn" in lines
+    assert "held back: 8 places of each endpoint are kept for tenants that had less than their share" in lines
+
+
 @pytest.mark.parametrize("output", ["table", "json"])
 def test_a_model_without_a_route_is_explained_and_is_status_1(call, gateway, output):
     status, out, err = call("explain", "other", "-o", output, "--server", gateway.address)
