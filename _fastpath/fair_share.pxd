@@ -36,7 +36,7 @@ cdef class FairShare:
     cdef uint64_t* sessions
     cdef uint64_t stride          # bytes of a place with its heads
     cdef uint64_t workers
-    cdef uint64_t own
+    cdef uint64_t own             # beyond all workers: of who looks on
 
     cdef Place* place(self, uint64_t server) noexcept nogil
     cdef Head* head(self, Place* place, uint64_t worker) noexcept nogil

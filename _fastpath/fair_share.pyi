@@ -16,7 +16,7 @@ class FairShare:
     CONTESTED_SECONDS: float
     """So long after one tenant asked after another a server is taken to have several."""
     def __init__(self, memory: SharedMemory, worker: int) -> None:
-        """``worker``: the own one. IndexError for one that is none."""
+        """``worker``: the own one; -1 for who looks on and has no queue to show. IndexError for one that is none."""
 
     def join(self, server: int, tenant: int, tokens: float, credit: float, now: float) -> float:
         """A request of so many weighted tokens waits from now on (monotonic seconds): its tag. The smallest is next.
@@ -37,10 +37,10 @@ class FairShare:
         """A request with this tag waits no more, since it has an endpoint."""
 
     def show(self, server: int, priority: int, tag: float, now: float) -> None:
-        """Who is first in the own queue: to be said again at least every 20 ms while somebody waits."""
+        """Who is first in the own queue: to be said again at least every 20 ms while somebody waits. ValueError for who has none."""
 
     def hide(self, server: int) -> None:
-        """Nobody waits in the own queue."""
+        """Nobody waits in the own queue. ValueError for who has none."""
 
     def is_waited(self, server: int, now: float) -> bool:
         """Whether somebody waits in another worker."""
@@ -56,6 +56,9 @@ class FairShare:
 
     def virtual_time(self, server: int) -> float:
         """The largest tag that was served: a tenant that has paid no more than this has had no more than its share."""
+
+    def paid(self, server: int, tenant: int) -> float:
+        """The tag that a tenant's next request would have at least: more than the virtual time for one that had its share."""
 
     def answered(self, server: int, session: int, now: float) -> None:
         """A session's request at the server is over (monotonic seconds). Later ones take the places of earlier ones, of 8,192."""

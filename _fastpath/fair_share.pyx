@@ -24,12 +24,12 @@ cdef class FairShare:
     FRESH_SECONDS = FRESH
     CONTESTED_SECONDS = CONTESTED
 
-    def __init__(self, SharedMemory memory not None, uint64_t worker):
-        if worker >= memory.header.workers:
+    def __init__(self, SharedMemory memory not None, int64_t worker):
+        if worker < -1 or worker >= <int64_t>memory.header.workers:
             raise IndexError(f"worker {worker} of {memory.header.workers}")
         self.memory = memory
         self.workers = memory.header.workers
-        self.own = worker
+        self.own = <uint64_t>worker
         self.stride = sizeof(Place) + self.workers * sizeof(Head)
         self.places = memory.base + memory.header.fair_at
         self.debts = <double*>(self.places + PLACES * self.stride)
@@ -91,6 +91,8 @@ cdef class FairShare:
         _raise_to(&self.place(server).virtual_time, tag)
 
     def show(self, uint64_t server, int64_t priority, double tag, double now):
+        if self.own >= self.workers:
+            raise ValueError("who looks on has no queue")
         cdef Head* head = self.head(self.place(server), self.own)
         atomic_relax_u64(<uint64_t*>&head.priority, <uint64_t>priority)
         atomic_relax_f64(&head.tag, tag)
@@ -98,6 +100,8 @@ cdef class FairShare:
         atomic_store_u64(&head.server, server)
 
     def hide(self, uint64_t server):
+        if self.own >= self.workers:
+            raise ValueError("who looks on has no queue")
         cdef Head* head = self.head(self.place(server), self.own)
         if atomic_load_u64(&head.server) == server:
             atomic_store_u64(&head.server, 0)
@@ -135,6 +139,9 @@ cdef class FairShare:
 
     def virtual_time(self, uint64_t server):
         return atomic_load_f64(&self.place(server).virtual_time)
+
+    def paid(self, uint64_t server, uint64_t tenant):
+        return atomic_load_f64(&self.debts[(server ^ tenant * MULTIPLIER) % DEBTS])
 
     def answered(self, uint64_t server, uint64_t session, double now):
         cdef uint64_t key = (server ^ session) * MULTIPLIER

@@ -59,6 +59,13 @@ class TokenBuckets:
     def describe(self, index: int, now: int) -> BucketState | None:
         """One bucket in words; None before :meth:`configure`."""
 
+    def left(self, identities: Sequence[int], now: int) -> list[float | None]:
+        """Tokens that could be taken now of each, by the 64-bit identities of their buckets; below zero in debt.
+
+        Of leased ones with what the store had left when it was asked last. None where there is no bucket, or none configured: nobody has
+        taken anything that is not back by now. Opens nothing; one pass over all places.
+        """
+
 @final
 class LimitSet:
     """The limits that one kind of request is held to, in the order in which they are asked."""

@@ -227,6 +227,34 @@ cdef class TokenBuckets:
             "seconds_until_full": <double>(arrival - now) * 1e-9 if arrival > now else 0.0,
         }
 
+    def left(self, identities, uint64_t now):
+        cdef dict places = {}
+        cdef list found = []
+        cdef uint64_t i, word, state
+        cdef double elsewhere, span
+        cdef Bucket* bucket
+        cdef Limits* limits
+        for i in range(atomic_load_u64(self.identities.high_water)):
+            word = atomic_load_u64(identity_at(&self.identities, i))
+            if word != 0 and not word & 1:
+                places[word] = i
+        for identity in identities:
+            place = places.get(identity_word(identity))
+            if place is None:
+                found.append(None)
+                continue
+            bucket = self._at(place)
+            state = atomic_load_u64(&bucket.state)
+            if state & PLACE_MASK == 0:
+                found.append(None)
+                continue
+            limits = _limits(bucket, state)
+            # what the store has left is there for everybody as well
+            elsewhere = atomic_load_f64(&bucket.elsewhere) * limits.interval if bucket.store != 0 else 0.0
+            span = max(_span(state, _moment(bucket, now)) - elsewhere, 0.0)
+            found.append((limits.tolerance - span) / limits.interval)
+        return found
+
 
 @cython.final
 cdef class LimitSet:

@@ -1,6 +1,7 @@
 """``python -m bench.fleet.matrix --trace FILE``: all policies at all loads with 8, 16 and 64 engines, and ours from four gateways.
 
-Writes JSON, plots and a page into a folder. The page begins with what was asked: hits of the oracle's, the lowest times to the first token,
+Writes JSON, plots and a page into a folder; ``--plot-only`` draws the plots again, of the newest JSON there.
+The page begins with what was asked: hits of the oracle's, the lowest times to the first token,
 imbalance, and four gateways beside one. Half an hour on one core.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -18,7 +20,8 @@ from typing import Any
 
 from bench.fleet.__main__ import main as run
 from bench.fleet.__main__ import table
-from bench.fleet.plot import draw
+from bench.load.build import Cache, default_cache
+from bench.plotting import plot
 
 ENGINES = (8, 16, 64)
 LOADS = ("0.5", "0.8", "0.95", "1.1")
@@ -95,14 +98,37 @@ def _run(words: list[str], path: Path) -> dict[str, Any]:
     return document
 
 
+def _draw(result: Path, engines: int, folder: Path) -> bool:
+    program = Path(__file__).with_name("plot.py")
+    return plot(Cache(default_cache(os.environ)), program, [result], folder / f"fleet-{engines}-engines.png")
+
+
+def _draw_again(folder: Path, plots: Path, engines: Sequence[int]) -> int:
+    """0 when the newest results of each number of engines were drawn."""
+    drawn = []
+    for number in engines:
+        results = sorted(folder.glob(f"fleet-{number}-engines-20*.json"))  # a date, and not `4-gateways`
+        if not results:
+            print(f"error: no fleet-{number}-engines-DATE.json in {folder}: run without --plot-only", file=sys.stderr)
+        drawn.append(bool(results) and _draw(results[-1], number, plots))
+    return 0 if all(drawn) else 1
+
+
 def main(words: Sequence[str] | None = None) -> int:
-    """0 when all was simulated and written."""
+    """0 when all was simulated and written, with ``--plot-only`` when all was drawn."""
     parser = argparse.ArgumentParser(prog="python -m bench.fleet.matrix", description=__doc__)
-    parser.add_argument("--trace", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="what to replay; needed without --plot-only")
     parser.add_argument("--folder", type=Path, default=RESULTS)
+    parser.add_argument("--plot-only", action="store_true", help="draw what is in the folder; nothing is run")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="where plots go; else into the folder")
     parser.add_argument("--limit", default="", metavar="REQUESTS", help="the first so many of the trace")
     parser.add_argument("--engines", type=int, nargs="+", default=ENGINES)
     arguments = parser.parse_args(words)
+    plots = arguments.plots or arguments.folder
+    if arguments.plot_only:
+        return _draw_again(arguments.folder, plots, arguments.engines)
+    if arguments.trace is None:
+        parser.error("argument --trace: say which trace to replay, or --plot-only")
     today, alone, several = date.today(), [], []
     limit = ["--limit", arguments.limit] if arguments.limit else []
     for engines in arguments.engines:
@@ -110,8 +136,7 @@ def main(words: Sequence[str] | None = None) -> int:
         name = arguments.folder / f"fleet-{engines}-engines"
         alone.append(_run(common, Path(f"{name}-{today}.json")))
         several.append(_run([*common, "--gateways", "4", "--policy", *OURS], Path(f"{name}-4-gateways-{today}.json")))
-        with contextlib.suppress(ImportError):  # without matplotlib there are tables alone
-            draw([alone[-1]], Path(f"{name}-{today}.png"))
+        _draw(Path(f"{name}-{today}.json"), engines, plots)
     (arguments.folder / f"fleet-{today}.md").write_text(page(alone, several, today))
     return 0
 

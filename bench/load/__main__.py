@@ -25,8 +25,8 @@ from bench.load.measure import Tools, prepare
 from bench.load.peers import PEERS
 from bench.load.processes import Missing
 from bench.load.rounds import CLOSED, MEASURES, Bench, Options
+from bench.plotting import plot
 
-_PLOTTING = "matplotlib==3.11.2"
 _LIBRARIES = ("granian", "uvloop", "Cython")
 
 
@@ -100,18 +100,10 @@ def _commit() -> str:
 
 
 def _plot(cache: Cache, found: dict[str, Any], target: Path) -> None:
-    try:
-        python = cache.environment(_PLOTTING) / "python"
-    except Missing as error:
-        say(f"no plot: {error}")
-        return
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(found, file)
         file.flush()
-        done = subprocess.run(
-            [str(python), str(HERE / "plot.py"), file.name, str(target)], capture_output=True, text=True
-        )
-    say(f"no plot: {done.stderr.strip().splitlines()[-1]}" if done.returncode else f"plot in {target}")
+        plot(cache, HERE / "plot.py", [Path(file.name)], target)
 
 
 def main(words: Sequence[str] | None = None) -> int:

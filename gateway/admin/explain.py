@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from _fastpath.hashing import BlockHashes
-from _fastpath.scoring import Scheduler
+from _fastpath.scoring import Pool, Scheduler
 from _fastpath.shared_memory import SharedMemory
 from gateway.admin.plugin_opinions import Opinions, PluginOpinions
+from gateway.admin.turns import Turns
 from gateway.admission.output_estimates import OutputEstimates
 from gateway.dispatch import asked_of, cache_of
 from gateway.errors import ClientError, ModelNotAllowed
@@ -27,6 +28,14 @@ from gateway.settings import Settings
 from gateway.tokens.engine_tokens import ENGINE_SECONDS, Client, EngineTokens
 from gateway.tokens.service import NO_TOKENIZER, PromptTokens, Tokenised
 from gateway.world import GatewayWorld
+
+if TYPE_CHECKING:
+    from _fastpath.scoring import Explanation
+
+Decision = tuple[int, int, int]
+
+KEPT = "kept"
+"""Why an endpoint is no candidate, beside the scheduler's own reasons: its room is kept for tenants that had less than their share."""
 
 
 class Explainer:
@@ -46,6 +55,7 @@ class Explainer:
         self._engine_tokens = EngineTokens(settings.tokens, client, self._is_serving) if client is not None else None
         self._plugins = PluginOpinions(settings.scheduling_plugins)
         self._estimates = OutputEstimates(memory, settings.expected_output_tokens, time.monotonic)
+        self._turns = Turns(memory, settings.queue)
         self._settings = settings
         self._caller_of = caller_of
         self._forbidden, self._refused = forbidden_members(settings)
@@ -172,9 +182,11 @@ class Explainer:
         hashes, prompt_tokens, matched_by = self._hashes(exchange, pool, adapter, told)
         session = session_of(pool, exchange.header, exchange.scan.prompt_cache_key)
 
-        def decide(adjustments: list[float] | None) -> tuple[int, int, int] | None:
+        turn = self._turns.of(pool, exchange.tenant, time.monotonic())
+
+        def decide(over: Pool, adjustments: list[float] | None) -> Decision | None:
             return self._scheduler.decide(
-                pool.pool,
+                over,
                 pool.policy,
                 hashes,
                 prompt_tokens,
@@ -189,15 +201,27 @@ class Explainer:
                 adjustments,
             )
 
-        decision, opinions = decide(None), Opinions()
+        def choose(over: Pool) -> tuple[Decision | None, Opinions]:
+            decision, opinions = decide(over, None), Opinions()
+            if pool.server.scheduling.plugins:
+                asked = asked_of(exchange, prompt_tokens, blocks)
+                opinions = self._plugins.ask(pool, asked, self._scheduler.explain(over))
+                decision = decide(over, opinions.adjustments)
+            return decision, opinions
+
         blocks = len(hashes) if hashes is not None else 0
-        if pool.server.scheduling.plugins:
-            asked = asked_of(exchange, prompt_tokens, blocks)
-            opinions = self._plugins.ask(pool, asked, self._scheduler.explain(pool.pool))
-            decision = decide(opinions.adjustments)
+        over = pool.narrow if turn.is_narrow else pool.pool
+        decision, opinions = choose(over)
+        if decision is None and turn.is_narrow and turn.is_owed:
+            over = pool.pool
+            decision, opinions = choose(over)
+        seen = self._scheduler.explain(over)
+        if over is not pool.pool:
+            decide(pool.pool, None)
+            seen = _with_kept(seen, self._scheduler.explain(pool.pool))
         rows: list[dict[str, Any]] = [
             {"endpoint": placed.endpoint.name, **row, "plugins": opinions.of(place)}
-            for place, (placed, row) in enumerate(zip(pool.endpoints, self._scheduler.explain(pool.pool), strict=True))
+            for place, (placed, row) in enumerate(zip(pool.endpoints, seen, strict=True))
         ]
         candidates = sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0)))
         choice = pool.endpoints[decision[0]].endpoint.name if decision else None
@@ -208,6 +232,22 @@ class Explainer:
             "blocks": blocks,
             "choice": choice,
             "runner_up": next(others, None),
+            "turn": {
+                "waited": turn.is_waited,
+                "contested": turn.is_contested,
+                "owed": turn.is_owed,
+                "kept_places": turn.kept_places,
+                "kept_prefill_seconds": turn.kept_prefill_seconds,
+                "held_back": choice is None and any(row["filtered"] == KEPT for row in rows),
+            },
             "plugins": opinions.plugins,
             "candidates": candidates,
         }
+
+
+def _with_kept(narrow: list[Explanation], wide: list[Explanation]) -> list[Explanation]:
+    """What was seen without the places that are kept; endpoints that have no others are not full but kept."""
+    return [
+        {**one, "filtered": KEPT} if one["filtered"] == "full" and not whole["filtered"] else one
+        for one, whole in zip(narrow, wide, strict=True)
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib import resources
@@ -14,6 +16,7 @@ from aiohttp import web
 from gateway import errors
 from gateway.admin import controllers_file
 from gateway.admin.explain import Explainer
+from gateway.admin.limits_left import LimitsLeft
 from gateway.admin.state import State
 from gateway.deadlines import Deadlines
 from gateway.errors import PenstockError
@@ -51,6 +54,7 @@ class AdminServer:
         self._explainer = Explainer(
             supervisor.memory, supervisor.settings, _caller_of(supervisor.settings), self._client
         )
+        self._limits = LimitsLeft(supervisor.memory, supervisor.settings.identity, time.monotonic_ns)
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> int:
@@ -66,6 +70,7 @@ class AdminServer:
                 web.get("/debug/state", _document(self._state.document)),
                 web.get("/debug/endpoints", _document(self._state.endpoints)),
                 web.get("/debug/snapshot", _document(self._state.snapshot)),
+                web.get("/debug/limits", self._limits_left),
                 web.post("/debug/explain", self._explain),
             ]
         )
@@ -106,6 +111,10 @@ class AdminServer:
     async def _ready(self, _: web.Request) -> web.Response:
         ready, reason = self._state.readiness()
         return web.Response(text=reason + "\n", status=200 if ready else 503)
+
+    async def _limits_left(self, request: web.Request) -> web.Response:
+        world, tenant = self._supervisor.replica.world, request.query.get("tenant")
+        return _json(await asyncio.to_thread(self._limits.document, world, tenant))
 
     async def _explain(self, request: web.Request) -> web.Response:
         path = request.query.get("path", _DEFAULT_PATH)

@@ -93,6 +93,11 @@ class Directory:
         """Every API key with its caller."""
         return [ApiKey(bytes.fromhex(one.sha256), self._caller(one.name, one)) for one in self._entries]
 
+    @property
+    def names(self) -> list[str]:
+        """Tenants that the files name, each once: by itself or by a key."""
+        return list(dict.fromkeys([*self._tenants, *(one.name for one in self._entries)]))
+
     def caller_of(self, name: str) -> Caller:
         """What a tenant may that an issuer names."""
         return self._caller(name, None)

@@ -35,13 +35,18 @@ SAVED_FILE = "jwks.json"
 logger = logging.getLogger(__name__)
 
 
-def read_directory(settings: Identity) -> Directory:
-    """Tenants as the files say now, without keys. Raises OSError and FileFaults."""
+def read_directory(settings: Identity, with_keys: bool = False) -> Directory:
+    """Tenants, and keys where they are asked for, as the files say now. Raises OSError and FileFaults."""
     tenants, others = (
         parse_tenants(Path(settings.tenants_file).read_bytes()) if settings.tenants_file else ({}, Tenant())
     )
     secret = parse_secret(Path(settings.cache_salt_file).read_bytes()) if settings.cache_salt_file else b""
-    return Directory([], tenants, others, secret)
+    keys = parse_keys(Path(settings.keys_file).read_bytes()) if with_keys and settings.keys_file else []
+    return Directory(keys, tenants, others, secret, sharing=_sharing(settings))
+
+
+def _sharing(settings: Identity) -> Sharing:
+    return Sharing(settings.limits_redis, settings.limits_on_store_failure)  # type: ignore[arg-type] # was checked
 
 
 class Keeper:
@@ -60,7 +65,7 @@ class Keeper:
         """``replaced`` is called when callers may have other limits."""
         self._clock = clock
         self._replaced = replaced
-        self._sharing = Sharing(settings.limits_redis, settings.limits_on_store_failure)  # type: ignore[arg-type] # was checked
+        self._sharing = _sharing(settings)
         self._is_settled = False
         self._keys_file = WatchedFile(settings.keys_file, run_directory / "identity-keys")
         self._tenants_file = WatchedFile(settings.tenants_file, run_directory / "identity-tenants")

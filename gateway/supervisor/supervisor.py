@@ -36,6 +36,7 @@ from gateway.datastore import disk, store_states
 from gateway.datastore.replica import Replica
 from gateway.datastore.store_states import StoreState
 from gateway.datastore.subscriber import Subscriber
+from gateway.scheduling.pool import Reserved
 from gateway.settings import Settings, SettingsError
 from gateway.supervisor.listeners import open_listeners
 from gateway.supervisor.worker import Orders
@@ -127,7 +128,10 @@ class Supervisor:
         self._health = Health(self.memory)
         self._prefixes = PrefixIndex(self.memory)
         self._buckets = TokenBuckets(self.memory)
-        self.replica: GatewayReplica = Replica(GatewayCompiler(self.memory, settings.workers))
+        reserved = Reserved(
+            settings.queue.reserved_percent, settings.queue.reserved_prefill_seconds
+        )  # for explanations
+        self.replica: GatewayReplica = Replica(GatewayCompiler(self.memory, settings.workers, reserved=reserved))
         self.leases = LeaseKeeper(
             self._buckets,
             partial(open_store, settings=settings.redis, environment=os.environ),

@@ -93,6 +93,18 @@ def _faults(plugins: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def _turn(turn: dict[str, Any] | None) -> list[str]:
+    """How it stands to requests of others: what would make it wait."""
+    if turn is None:
+        return []
+    lines = ["requests wait for an endpoint: it would wait in turn"] if turn["waited"] else []
+    if turn["held_back"]:
+        lines.append(
+            f"held back: {turn['kept_places']} places of each endpoint are kept for tenants that had less than their share"
+        )
+    return lines
+
+
 def _text(document: dict[str, Any]) -> str:
     lines = [f"model {document['model']}: {document['prompt_tokens']} prompt tokens (estimated)"]
     if document["route"] is None:
@@ -110,7 +122,7 @@ def _text(document: dict[str, Any]) -> str:
         second = f", runner-up: {server['runner_up']}" if server.get("runner_up") else ""
         blocks = f"{server['blocks']} blocks of prompt by {server['matched_by']}"
         lines.append(f"policy {server['policy']}, {blocks}, choice: {chosen}{second}\n")
-        lines += _faults(server.get("plugins", []))
+        lines += _turn(server.get("turn")) + _faults(server.get("plugins", []))
         has_plugins = bool(server.get("plugins"))
         rows = [
             [

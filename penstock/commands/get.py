@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -72,6 +73,13 @@ _TABLES: dict[str, tuple[list[str], Row]] = {
             + (f" others:{one['waiting_of_others']}" if one["waiting_of_others"] else ""),
         ],
     ),
+    "limits": (
+        ["route", "tenant", "key", "limit", "counts", "left", "burst", "full-in", "store"],
+        lambda one: [
+            one["route"], one["tenant"], one["key"], one["name"], one["kind"], f"{one['left']:.0f}", f"{one['burst']:g}",
+            _age(one["seconds_until_full"]), one["store"],
+        ],
+    ),
     "problems": (
         ["file", "line", "field", "message"],
         lambda one: [one["file"], one["line"] or None, one["path"] or None, one["message"]],
@@ -83,6 +91,7 @@ _NAMES = {
     "endpoints": ("endpoints", "endpoint", "pods", "pod"),
     "workers": ("workers", "worker"),
     "queues": ("queues", "queue"),
+    "limits": ("limits", "limit"),
     "problems": ("problems", "problem"),
 }
 _KINDS = {"routes": "ModelRoute", "servers": "ModelServer"}
@@ -91,30 +100,49 @@ _BY_NAME = {name: kind for kind, names in _NAMES.items() for name in names}
 
 @click.command()
 @click.argument("kind")
+@click.option("--tenant", help="Of limits: those of this tenant alone. [default: of all that the files name]")
 @click.option("--server", default=DEFAULT_SERVER, show_default=True, help="Admin port of the gateway.")
 @click.option("-o", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def command(kind: str, server: str, output: str) -> None:
-    """Show what a running gateway serves. KIND: routes, servers, endpoints, workers, queues (who waits), or problems.
+def command(kind: str, tenant: str | None, server: str, output: str) -> None:
+    """Show what a running gateway serves.
+
+    KIND: routes, servers, endpoints, workers, queues (who waits), limits (what is left of them), or problems.
 
     \b
     penstock get endpoints
     penstock get mroute -o json
+    penstock get limits --tenant team-a
     """
     found = _BY_NAME.get(kind.lower())
     if found is None:
         raise click.BadParameter(f"`{kind}` is none of {', '.join(_TABLES)}", param_hint="KIND")
+    if tenant is not None and found != "limits":
+        raise click.BadParameter("is for `penstock get limits`", param_hint="--tenant")
     with expecting_a_gateway(server):
-        state = ask(server, "/debug/state")
-        rows = state[found]
-        problems = []
-        if found in _KINDS:
-            rows = with_conditions(rows, state["objects"], _KINDS[found])
-            problems = [_problem(one) for one in state["problems"]]
+        rows, remarks = _limits(server, tenant) if found == "limits" else _served(server, found)
         columns, row = _TABLES[found]
         shown = table(columns, [row(one) for one in rows])
     click.echo(json.dumps(rows, indent=2) if output == "json" else shown)
-    for line in problems:
+    for line in remarks:
         click.echo(line, err=True)
+
+
+def _served(server: str, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows, and what there is to remark on them."""
+    state = ask(server, "/debug/state")
+    rows: list[dict[str, Any]] = state[kind]
+    if kind not in _KINDS:
+        return rows, []
+    return with_conditions(rows, state["objects"], _KINDS[kind]), [_problem(one) for one in state["problems"]]
+
+
+def _limits(server: str, tenant: str | None) -> tuple[list[dict[str, Any]], list[str]]:
+    found = ask(server, "/debug/limits" + ("" if tenant is None else f"?tenant={quote(tenant, safe='')}"))
+    remarks = [found["fault"]] if found["fault"] else []
+    if found["left_out"] or found["more"]:
+        count = "more" if found["more"] else found["left_out"]
+        remarks.append(f"{count} limits are not shown: name a tenant with --tenant")
+    return found["limits"], remarks
 
 
 def _problem(one: dict[str, Any]) -> str:

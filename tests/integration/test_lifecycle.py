@@ -436,9 +436,10 @@ class TestHealth:
         snapshot = json.loads(gateway.admin("/debug/snapshot"))
         assert [one["name"] for one in snapshot["routes"]] == ["default/demo"]
         assert len(snapshot["endpoints"]) == 2
+        assert json.loads(gateway.admin("/debug/limits")) == {"limits": [], "left_out": 0, "more": False, "fault": ""}
 
     def test_documents_are_not_on_the_inference_port(self, gateway):
-        for path in ("/metrics", "/debug/state", "/debug/snapshot", "/debug/explain"):
+        for path in ("/metrics", "/debug/state", "/debug/snapshot", "/debug/limits", "/debug/explain"):
             assert get(gateway.port, path).status == 404
 
     @staticmethod

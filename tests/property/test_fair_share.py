@@ -27,6 +27,7 @@ STEPS = st.one_of(
     st.tuples(st.just("is_waited"), SERVER),
     st.tuples(st.just("is_first"), SERVER, PRIORITY, st.sampled_from([0.0, 1.0, 2.0])),
     st.tuples(st.just("virtual_time"), SERVER),
+    st.tuples(st.just("paid"), SERVER, TENANT),
     st.tuples(st.just("answered"), SERVER, SESSION),
     st.tuples(st.just("note"), SERVER, TENANT),
     st.tuples(st.just("is_contested"), SERVER),
@@ -36,11 +37,12 @@ TIMED = ("join", "show", "is_waited", "is_first", "answered", "note", "is_contes
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(steps=st.lists(st.tuples(st.integers(0, WORKERS - 1), STEP, STEPS), max_size=60))
+@given(steps=st.lists(st.tuples(st.integers(-1, WORKERS - 1), STEP, STEPS), max_size=60))
 def test_it_agrees_with_its_twin(steps):
     with pair(workers=WORKERS) as both:
-        compiled = [FairShare(both.attach(), worker) for worker in range(WORKERS)]
-        plain = [reference.FairShare(both.plain, worker) for worker in range(WORKERS)]
+        owners = (*range(WORKERS), -1)  # the last one looks on
+        compiled = [FairShare(both.attach(), worker) for worker in owners]
+        plain = [reference.FairShare(both.plain, worker) for worker in owners]
         now = 100.0
         for worker, seconds, (name, *arguments) in steps:
             now += seconds

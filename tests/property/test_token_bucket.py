@@ -185,6 +185,8 @@ class TokenBucketMachine(RuleBasedStateMachine):
             for mapping in range(3):
                 self.agree(mapping, "available", bucket, self.now)
                 self.agree(mapping, "describe", bucket, self.now)
+        named = [identity + more for identity in (100, 200, 300, 400, 401, 500, 600, 700) for more in (0, 1000)]
+        self.agree(0, "left", named, self.now)
         for worker in range(WORKERS):
             assert self.journals[worker].in_use == len(self.open_requests[worker])
 

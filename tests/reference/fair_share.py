@@ -27,7 +27,7 @@ class FairShare:
     CONTESTED_SECONDS = 10.0
 
     def __init__(self, memory: SharedMemory, worker: int) -> None:
-        if worker >= memory.workers:
+        if not -1 <= worker < memory.workers:
             raise IndexError(worker)
         self._places: dict[int, Place] = memory.part("fair_places", dict)
         self._debts: dict[int, float] = memory.part("fair_debts", dict)
@@ -68,9 +68,13 @@ class FairShare:
         place.virtual_time = max(place.virtual_time, tag)
 
     def show(self, server: int, priority: int, tag: float, now: float) -> None:
+        if self._own < 0:
+            raise ValueError
         self._place(server).heads[self._own] = (server, priority, tag, now)
 
     def hide(self, server: int) -> None:
+        if self._own < 0:
+            raise ValueError
         heads = self._place(server).heads
         if heads.get(self._own, (0,))[0] == server:
             del heads[self._own]
@@ -94,6 +98,9 @@ class FairShare:
 
     def virtual_time(self, server: int) -> float:
         return self._place(server).virtual_time
+
+    def paid(self, server: int, tenant: int) -> float:
+        return self._debts.get((server ^ (tenant * MULTIPLIER & MASK)) % DEBTS, 0.0)
 
     def answered(self, server: int, session: int, now: float) -> None:
         key = (server ^ session) * MULTIPLIER & MASK

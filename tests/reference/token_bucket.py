@@ -110,6 +110,11 @@ class Bucket:
             return 0.0
         return (self.tolerance - max(0, self.arrival - self.moment(now))) / self.interval
 
+    def left(self, now: int) -> float:
+        """As much as there is here and at the store."""
+        elsewhere = self.elsewhere * self.interval if self.store else 0.0
+        return (self.tolerance - max(0.0, self.arrival - self.moment(now) - elsewhere)) / self.interval
+
     def longer(self, wait: float, now: int) -> float:
         """A refused request's wait, where others share the limit."""
         if not self.store or wait == inf:
@@ -167,6 +172,11 @@ class TokenBuckets:
             available=bucket.available(now),
             seconds_until_full=max(0, bucket.arrival - bucket.moment(now)) * 1e-9,
         )
+
+    def left(self, identities: Sequence[int], now: int) -> list[float | None]:
+        buckets = {bucket.identity: bucket for bucket in self._buckets if bucket.configured}
+        found = [buckets.get(identity_word(identity)) for identity in identities]
+        return [None if bucket is None else bucket.left(now) for bucket in found]
 
 
 class Held(NamedTuple):

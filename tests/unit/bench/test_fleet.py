@@ -262,3 +262,17 @@ def test_a_request_that_no_engine_can_hold_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(path, tmp_path, "--load", "0.5", "--capacity", "1")
     assert "argument --trace: request 2 has 600001 tokens; an engine holds 524288" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "places"),
+    [
+        ([50.0, 10.0], [50.0, 10.0]),  # where they want to be
+        ([50.0, 52.0], [46.0, 56.0]),  # around the middle of both
+        ([2.0, 1.0], [10.0, 0.0]),  # inside the lower bound
+        ([99.0, 99.0, 80.0], [90.0, 100.0, 80.0]),  # pushed from the upper one against a third
+        ([], []),
+    ],
+)
+def test_names_of_curves_do_not_lie_on_each_other(wanted, places):
+    assert plot.apart(wanted, 10.0, 0.0, 100.0) == places

@@ -51,7 +51,17 @@ def test_gateways_that_are_less_even_together_are_marked():
     assert verdict(document(), document(4, imbalance=1.5))[-1] == "**1.25**"
 
 
-def test_the_whole_runs_and_writes_its_page(tmp_path, monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch):
+    """Names of results and plots, in place of drawing them: that needs matplotlib."""
+    found = []
+    monkeypatch.setattr(
+        matrix, "plot", lambda _, program, results, target: found.append((results[0].name, target)) or True
+    )
+    return found
+
+
+def test_the_whole_runs_and_writes_its_page(tmp_path, monkeypatch, drawn):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(matrix, "LOADS", ("0.5",))
     trace = tmp_path / "trace.jsonl"
@@ -60,3 +70,33 @@ def test_the_whole_runs_and_writes_its_page(tmp_path, monkeypatch):
     (page,) = tmp_path.glob("fleet-*.md")
     assert page.read_text().count("| ours-events |") == 3  # a verdict, a row alone and one of four gateways
     assert len(list(tmp_path.glob("fleet-2-engines-*.json"))) == 2
+    ((result, target),) = drawn
+    assert (tmp_path / result).exists() and target == tmp_path / "fleet-2-engines.png"
+
+
+def test_the_newest_results_are_drawn_again(tmp_path, monkeypatch, drawn):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in (
+        "8-engines-2026-01-02",
+        "8-engines-2025-12-31",
+        "8-engines-4-gateways-2026-01-03",
+        "16-engines-2026-01-01",
+    ):
+        (tmp_path / f"fleet-{name}.json").write_text("{}")
+    words = ["--plot-only", "--folder", str(tmp_path), "--plots", str(tmp_path / "plots"), "--engines", "8", "16"]
+    assert matrix.main(words) == 0
+    assert drawn == [
+        ("fleet-8-engines-2026-01-02.json", tmp_path / "plots/fleet-8-engines.png"),
+        ("fleet-16-engines-2026-01-01.json", tmp_path / "plots/fleet-16-engines.png"),
+    ]
+
+
+def test_without_results_there_is_nothing_to_draw(tmp_path, capsys, drawn):
+    assert matrix.main(["--plot-only", "--folder", str(tmp_path), "--engines", "8"]) == 1
+    assert "no fleet-8-engines-DATE.json" in capsys.readouterr().err
+
+
+def test_without_a_trace_nothing_is_run(capsys):
+    with pytest.raises(SystemExit):
+        matrix.main([])
+    assert "--trace: say which" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from _fastpath.leased_bucket import STANDINGS, LeasedBuckets
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.token_bucket import KINDS, STALE, BucketsFull, Journal, JournalFull, LimitSet, TokenBuckets
 from tests.reference.shared_memory import read_header
@@ -130,6 +131,28 @@ def test_a_bucket_that_was_given_away_starts_full_with_the_limits_of_its_new_ide
     index = buckets.open(9000, later)
     buckets.configure(index, 1, 100, 1, 50, later)  # the generation of the former limits does not stand in the way
     assert buckets.describe(index, later) == {"burst": 50, "available": 50, "seconds_until_full": 0}
+
+
+def test_what_is_left_is_told_by_identity_and_opens_nothing(buckets):
+    for place, identity in enumerate((FIRST, SECOND)):
+        buckets.open(identity, NOW)
+        buckets.configure(place, 1, 100, 1, 50, NOW)
+    buckets.open(7000, NOW)  # and is not configured
+    buckets.reserve(0, 20, NOW)
+    buckets.settle(1, 0, 150, NOW)
+    assert buckets.left([SECOND, 7000, FIRST, 8000, FIRST], NOW) == [-100, None, 30, None, 30]
+    assert buckets.left([FIRST, SECOND], NOW + ONE_SECOND // 10) == [40, -90]
+    assert buckets.left([8000], NOW) == [None]
+    assert buckets.open(9000, NOW) == 3
+
+
+def test_of_a_leased_bucket_what_the_store_has_left_counts_too(buckets):
+    index = buckets.open(FIRST, NOW, store=5, key=6)
+    buckets.configure(index, 1, 100, 1, 50, NOW)
+    keeper = LeasedBuckets(buckets)
+    assert keeper.grant(index, FIRST, 7)
+    keeper.tell(index, FIRST, STANDINGS.index("leased"), 0, 30.0, 1.0)
+    assert buckets.left([FIRST], NOW) == [pytest.approx(37)]
 
 
 def leave_claim(memory, index, identity):

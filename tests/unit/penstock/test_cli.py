@@ -208,7 +208,7 @@ finally:
         (["nonsense"], ["No such command 'nonsense'", "`penstock --help`"]),
         (["--nonsense"], ["No such option", "`penstock --help`"]),
         (["get"], ["Missing argument 'KIND'", "`penstock get --help`"]),
-        (["get", "nonsense"], ["`nonsense` is none of routes, servers, endpoints, workers, queues, problems"]),
+        (["get", "nonsense"], ["`nonsense` is none of routes, servers, endpoints, workers, queues, limits, problems"]),
         (["version", "-o", "xml"], ["'xml' is not one of 'table', 'json'"]),
         (["get", "routes", "-o", "xml"], ["'xml' is not one of 'table', 'json'"]),
         (["get", "routes", "more"], ["unexpected extra argument"]),
@@ -462,6 +462,32 @@ def test_what_is_served_is_shown_as_a_table(call, gateway, kind, columns, row):
     assert row in lines
 
 
+LEFT = {
+    "route": None, "tenant": "team a", "key": None, "name": "calls", "kind": "requests", "amount": 60.0, "seconds": 60.0,
+    "burst": 60.0, "left": 12.25, "seconds_until_full": 47.75, "store": "redis:6379",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "query"), [((), ""), (("--tenant", "team a"), "?tenant=team%20a")])
+def test_what_is_left_of_limits_is_shown_as_a_table(call, admin, words, query):
+    asked = []
+    document = {"limits": [LEFT], "left_out": 3, "more": False, "fault": "no file"}
+    found = admin(lambda path, _: asked.append(path) or (200, document))
+    status, out, err = call("get", "limits", *words, "--server", found.address)
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert (status, asked) == (0, [f"/debug/limits{query}"])
+    assert lines == [
+        "ROUTE TENANT KEY LIMIT COUNTS LEFT BURST FULL-IN STORE", "- team a - calls requests 12 60 47.8s redis:6379",
+    ]  # fmt: skip
+    assert err.splitlines() == ["no file", "3 limits are not shown: name a tenant with --tenant"]
+    assert json.loads(call("get", "limits", "-o", "json", "--server", found.address)[1]) == [LEFT]
+
+
+def test_only_limits_are_a_tenant_s(call):
+    status, _, err = call("get", "routes", "--tenant", "a")
+    assert (status, "--tenant" in err and "penstock get limits" in err) == (2, True)
+
+
 def test_what_an_engine_says_of_itself_is_in_the_table(call, gateway):
     out = call("get", "endpoints", "--server", gateway.address)[1]
     (line,) = [" ".join(line.split()) for line in out.splitlines() if "default/e0" in line]
@@ -573,6 +599,19 @@ def test_what_plugins_said_is_in_the_table(call, admin, tmp_path):
     assert chosen.endswith("near +0.0000, likes +5.0000")
     (other,) = [line for line in lines if line.startswith("default/e0")]
     assert (" left_out " in other, other.endswith("near left out")) == (True, True)
+
+
+def test_an_explanation_says_what_would_make_a_request_wait(call, admin, tmp_path):
+    fleet = Fleet(tmp_path)
+    document = Explainer(fleet.memory, Settings()).explain(
+        fleet.replica.world, b'{"model": "m", "prompt": "x"}', "/v1/completions", {}
+    )
+    (server,) = document["servers"]
+    server["turn"] |= {"waited": True, "kept_places": 8, "held_back": True}
+    found = admin(lambda *_: (200, document))
+    lines = call("explain", "m", "--server", found.address)[1].splitlines()
+    assert "requests wait for an endpoint: it would wait in turn" in lines
+    assert "held back: 8 places of each endpoint are kept for tenants that had less than their share" in lines
 
 
 @pytest.mark.parametrize("output", ["table", "json"])
