@@ -17,6 +17,7 @@ from gateway.routing.match cimport match
 from gateway.routing.split cimport split
 from gateway.scheduling.waiting_room cimport WaitingRoom
 from gateway.waiting cimport Run
+from gateway.watch cimport Watches
 
 cdef class Parts:
     cdef readonly object settings, world, sockets, tokens, clock, wall
@@ -40,6 +41,7 @@ cdef class Pipeline:
     cdef readonly BodyLedger _bodies
     cdef Forbidden _forbidden, _refused
     cdef Gate _gate
+    cdef Watches _watches
     cdef set _exchanges
     cdef double _body_seconds
     cdef AccessLog _access_log

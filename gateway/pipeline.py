@@ -40,7 +40,7 @@ from gateway.tokens.engine_tokens import EngineTokens
 from gateway.tokens.service import PromptTokens
 from gateway.upstream.client import UpstreamClient
 from gateway.waiting import Run
-from gateway.watch import Watch, leave
+from gateway.watch import Watches, leave
 from gateway.world import GatewayWorld
 
 _TURN_SECONDS = 0.001
@@ -119,6 +119,7 @@ class Pipeline:
             parts.settings, parts.sockets, parts.limiter, parts.metrics, parts.clock, self._dispatcher.first_token
         )
         self._bodies = BodyLedger(parts.settings.requests.bodies_in_flight_bytes, parts.clock)
+        self._watches = Watches(parts.deadlines, parts.settings.requests)
         self._gate = parts.gate
         self._forbidden, self._refused = forbidden_members(parts.settings)
         self._exchanges: set[Exchange] = set()
@@ -138,10 +139,9 @@ class Pipeline:
         run = exchange.run = Run(self.serve(exchange))
         self._exchanges.add(exchange)
         exchange.deadline = exchange.started + self._body_seconds
-        watch = Watch(exchange, self._parts.deadlines, self._requests)
         run.start()
-        if not run.finished.is_set:
-            watch.begin()
+        if not run.is_over:
+            self._watches.begin(exchange)
         return run
 
     async def handle(self, exchange: Exchange) -> None:

@@ -1,3 +1,5 @@
+from _fastpath.stepping cimport is_end, step
+
 cdef class Signal:
     cdef public bint _asyncio_future_blocking
     cdef bint _cancelled
@@ -12,7 +14,9 @@ cdef class Run:
     cdef object _waiting
     cdef object _pending
     cdef bint _is_moving
-    cdef readonly Signal finished
+    cdef Signal _finished
+    cdef readonly bint is_over
     cpdef start(self)
     cpdef _wake(self, waited)
     cpdef _move(self, error)
+    cpdef _end(self)

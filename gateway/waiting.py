@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+from _fastpath.stepping import is_end, step
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +43,15 @@ class Signal:
         """What comes next has not happened."""
         self.is_set = False
 
-    def __await__(self) -> Generator[Any, None, None]:
-        if not self.is_set:
-            self._asyncio_future_blocking = True
-            yield self
+    def __await__(self) -> Signal:
+        return self
+
+    def __next__(self) -> Signal:
+        """What is waited for, until it has happened."""
+        if self.is_set:
+            raise StopIteration
+        self._asyncio_future_blocking = True
+        return self
 
     # What an asyncio task asks of a future that it waits for.
 
@@ -82,7 +89,16 @@ class Run:
         self._waiting: Any = None
         self._is_moving = False
         self._pending: BaseException | None = None
-        self.finished = Signal()
+        self._finished: Signal | None = None
+        self.is_over = False
+
+    @property
+    def finished(self) -> Signal:
+        """Set when it is over."""
+        if self._finished is None:
+            self._finished = Signal()
+            self._finished.is_set = self.is_over
+        return self._finished
 
     def start(self) -> None:
         """Go to the first wait."""
@@ -90,7 +106,7 @@ class Run:
 
     def throw(self, error: BaseException) -> None:
         """Raise an error where the coroutine waits; if it is just moving, at its next wait. Nothing happens once it is over."""
-        if self.finished.is_set:
+        if self.is_over:
             return
         if self._is_moving:
             self._pending = error
@@ -111,16 +127,19 @@ class Run:
         coroutine = self._coroutine
         try:
             while True:
-                waited = coroutine.send(None) if error is None else coroutine.throw(error)
+                waited = step(coroutine) if error is None else coroutine.throw(error)
+                if is_end(waited):
+                    self._end()
+                    return
                 error, self._pending = self._pending, None
                 if error is None:
                     break
-        except StopIteration:
-            self.finished.set()
+        except StopIteration:  # after an error that was thrown in
+            self._end()
             return
         except BaseException:
             logger.exception("a run ended with an error that nobody handled")
-            self.finished.set()
+            self._end()
             return
         finally:
             self._is_moving = False
@@ -137,3 +156,8 @@ class Run:
                 signal.set()
         else:
             waited.add_done_callback(self._wake)
+
+    def _end(self) -> None:
+        self.is_over = True
+        if self._finished is not None:
+            self._finished.set()

@@ -14,8 +14,35 @@ LOOK_AFTER_SECONDS = 0.02
 """A request that is over sooner is never asked about: to wait for a client's leaving costs more than to answer it."""
 
 
+class Watches:
+    """Looks at the requests of one worker together, now and then, and gives one of its own to each that is still there."""
+
+    def __init__(self, deadlines: Deadlines, requests: Requests) -> None:
+        self._deadlines = deadlines
+        self._requests = requests
+        self._young: list[Exchange] = []
+
+    def begin(self, exchange: Exchange) -> None:
+        """Look at it for the first time in a moment, and a moment later at the latest."""
+        if not self._young:
+            self._deadlines.add(self, exchange.started + LOOK_AFTER_SECONDS)
+        self._young.append(exchange)
+
+    def check(self, now: float) -> None:
+        """See who is still there."""
+        seen, self._young = self._young, []
+        exchange: Exchange
+        for exchange in seen:
+            if exchange.run is None or exchange.run.is_over:
+                continue
+            if now - exchange.started < LOOK_AFTER_SECONDS:
+                self.begin(exchange)
+            else:
+                Watch(exchange, self._deadlines, self._requests).check(now)
+
+
 class Watch:
-    """One request's entry in the worker's timer."""
+    """One request's own entry in the worker's timer."""
 
     def __init__(self, exchange: Exchange, deadlines: Deadlines, requests: Requests) -> None:
         self._exchange = exchange
@@ -24,15 +51,11 @@ class Watch:
         self._is_watching = False
         self._leaving: asyncio.Future[Any] | None = None
 
-    def begin(self) -> None:
-        """Look for the first time in a moment."""
-        self._deadlines.add(self, self._exchange.started + LOOK_AFTER_SECONDS)
-
     def check(self, now: float) -> None:
         """See to the client and the body."""
         exchange = self._exchange
         run = exchange.run
-        if run is None or run.finished.is_set:
+        if run is None or run.is_over:
             leaving, self._leaving = self._leaving, None
             if leaving is not None:
                 # RSGI's future holds this watch, out of the garbage collector's sight: it must not be held in turn
@@ -59,6 +82,6 @@ class Watch:
 
 def leave(exchange: Exchange) -> None:
     """The client is gone: end its request, wherever it is."""
-    if exchange.run is not None and not exchange.run.finished.is_set:
+    if exchange.run is not None and not exchange.run.is_over:
         exchange.client_gone = True
         exchange.run.throw(asyncio.CancelledError())

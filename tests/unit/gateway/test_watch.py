@@ -8,7 +8,7 @@ from gateway.deadlines import Deadlines
 from gateway.errors import RequestTimeout
 from gateway.settings import Requests
 from gateway.waiting import Run, Signal
-from gateway.watch import Watch, leave
+from gateway.watch import Watches, leave
 from tests.unit.gateway.fakes import Protocol, make_exchange
 
 
@@ -31,7 +31,7 @@ def watched(deadlines, ends, protocol=None, deadline=0.0):
 
     exchange.run = Run(work())
     exchange.run.start()
-    Watch(exchange, deadlines, Requests(body_seconds=0.1)).begin()
+    Watches(deadlines, Requests(body_seconds=0.1)).begin(exchange)
     return exchange
 
 

@@ -1,0 +1,2 @@
+cpdef object step(object coroutine)
+cpdef bint is_end(object said) noexcept
