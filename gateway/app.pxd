@@ -1,10 +1,15 @@
-from gateway.exchange cimport RequestIds
+cimport cython
+from _fastpath.clock cimport seconds
+from gateway.exchange cimport Exchange, Operation, RequestIds
 from gateway.identity.gate cimport Gate
+from gateway.pipeline cimport Pipeline
 
 cdef class App:
-    cdef object _pipeline
+    cdef Pipeline _pipeline
+    cdef dict _operations
     cdef object _world, _is_ready, _clock
     cdef Gate _gate
     cdef RequestIds _ids
     cdef object _started
-    cpdef _exchange(self, scope, protocol)
+    @cython.locals(path=str, operation=Operation)
+    cpdef Exchange _exchange(self, scope, protocol)

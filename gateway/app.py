@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from _fastpath.clock import seconds
 from gateway import errors
 from gateway.errors import MethodNotAllowed, ModelNotFound, NotFound, PenstockError
 from gateway.exchange import OPERATIONS, Exchange, RequestIds
@@ -34,6 +35,7 @@ class App:
         self._is_ready = is_ready
         self._clock = clock
         self._gate = gate
+        self._operations = OPERATIONS
         self._ids = RequestIds()
         self._started = int(time.time())
 
@@ -59,13 +61,13 @@ class App:
             protocol.close(None)
             return None
         path = scope.path
-        operation = OPERATIONS.get(path)
+        operation = self._operations.get(path)
         if operation is None or scope.method != "POST":
             self._answer_directly(scope, protocol)
             return None
         header = scope.headers.get
         request_id = self._ids.of(header("x-request-id"))
-        return Exchange(scope, protocol, path, operation, request_id, self._clock(), header)
+        return Exchange(scope, protocol, path, operation, request_id, seconds(self._clock), header)
 
     def _answer_directly(self, scope: Any, protocol: Any) -> None:
         code = "not_ready"

@@ -30,7 +30,7 @@ cdef class Exchange:
     cdef public unsigned long long session
     cdef public bint awaits_room, asked_for_usage, is_learned, pushes_back, is_released, client_gone, responded
     cdef public double started, deadline, waited, scheduling, sent, first_byte, last_byte
-    cdef public long long bytes_in, prompt_tokens, output_tokens, status, chunks, bytes_out, lease_turns
+    cdef public long long announced, bytes_in, prompt_tokens, output_tokens, status, chunks, bytes_out, lease_turns
 
 cdef class RequestIds:
     cdef str _process

@@ -77,6 +77,8 @@ class Exchange:
         self.header = header
         self.body: bytes = b""
         """The client's bytes, until an engine answers."""
+        self.announced: int = -1
+        """Bytes that its body is said to have, -1 for one of which nothing is said."""
         self.bytes_in: int = 0
         self.caller: Caller | None = None
         """Who asks, None where nobody is asked."""

@@ -12,7 +12,10 @@ cdef class BodyLedger:
     cpdef take(self, long long count)
     cpdef give(self, long long count)
 
-cpdef check_headers(Exchange exchange, requests)
+@cython.locals(encoding=str, content_type=str)
+cpdef check_headers(Exchange exchange, long long most)
+@cython.locals(count="long long", digit=Py_UCS4)
+cpdef long long _announced(str length) except? -2
 cpdef long long choices_of(Scan found) except? -1
 @cython.locals(found=Scan, wanted=str)
 cpdef scan_body(Exchange exchange, settings, Forbidden forbidden=*, Forbidden refused=*)

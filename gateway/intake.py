@@ -16,6 +16,8 @@ LARGEST_WHOLE = 1 << 20
 PATIENCE_SECONDS = 1.0
 """A body on its way for less is not given up for another's."""
 CACHE_SALT = "cache_salt"
+_MOST_ANNOUNCED = 1 << 62
+"""A body that is said to have more has this many: more than anybody takes."""
 _CLOSE = (("connection", "close"),)
 
 
@@ -62,29 +64,42 @@ class BodyLedger:
         return False
 
 
-def check_headers(exchange: Exchange, requests: Requests) -> None:
-    """Refuse what can be refused before the body is read."""
+def check_headers(exchange: Exchange, most: Count) -> None:
+    """Refuse what can be refused before the body is read; ``most``: bytes that a body may have."""
     encoding = exchange.header("content-encoding")
     if encoding and encoding.lower() != "identity":
         raise UnsupportedMedia(
             f"Bodies with content-encoding `{encoding[:40]}` are not accepted: send JSON as it is.",
             extra_headers=_CLOSE,
         )
-    content_type = exchange.header("content-type") or ""
-    if content_type.startswith("multipart/"):
+    content_type = exchange.header("content-type")
+    if content_type is not None and content_type != "application/json" and content_type.startswith("multipart/"):
         raise UnsupportedMedia(f"`{exchange.path}` takes a JSON body, not {content_type[:40]}.", extra_headers=_CLOSE)
-    length = exchange.header("content-length")
-    if length is not None and length.isdigit() and int(length) > requests.body_bytes:
-        raise _too_large(requests)
+    exchange.announced = _announced(exchange.header("content-length"))
+    if exchange.announced > most:
+        raise _too_large(most)
+
+
+def _announced(length: str | None) -> Count:
+    """Bytes that a body is said to have, -1 for one of which nothing is said."""
+    if not length:
+        return -1
+    count = 0
+    for digit in length:
+        if not "0" <= digit <= "9":
+            return -1
+        count = count * 10 + (ord(digit) - 48)
+        if count > _MOST_ANNOUNCED:
+            return _MOST_ANNOUNCED
+    return count
 
 
 async def read_body(exchange: Exchange, requests: Requests, ledger: BodyLedger) -> None:
     """The whole body, counted. Raises TooLarge, RequestTimeout (from the worker's timer) and Overloaded."""
-    announced = exchange.header("content-length")
-    length = int(announced) if announced is not None and announced.isdigit() else None
+    length = exchange.announced
     ledger.begin(exchange)
     try:
-        if length is not None and length <= LARGEST_WHOLE:
+        if 0 <= length <= LARGEST_WHOLE:
             ledger.take(length)
             try:
                 exchange.body = await exchange.protocol()
@@ -99,7 +114,7 @@ async def read_body(exchange: Exchange, requests: Requests, ledger: BodyLedger) 
         ledger.end(exchange)
 
 
-async def _read_pieces(exchange: Exchange, length: int | None, requests: Requests, ledger: BodyLedger) -> None:
+async def _read_pieces(exchange: Exchange, length: Count, requests: Requests, ledger: BodyLedger) -> None:
     pieces: list[bytes] = []
     taken = empty = 0
     try:
@@ -112,12 +127,12 @@ async def _read_pieces(exchange: Exchange, length: int | None, requests: Request
                 break
             empty += not piece
             if taken + len(piece) > requests.body_bytes:
-                raise _too_large(requests)
+                raise _too_large(requests.body_bytes)
             ledger.take(len(piece))
             taken += len(piece)
             pieces.append(piece)
         # RSGI gives one empty piece for the end, and one more for whatever went wrong before it
-        if empty > 1 or (length is not None and taken != length):
+        if empty > 1 or (length >= 0 and taken != length):
             raise _broke_off()
     except BaseException:
         ledger.give(taken)
@@ -179,5 +194,5 @@ def _broke_off() -> ClientError:
     return ClientError("The body broke off.", code="invalid_body", extra_headers=_CLOSE)
 
 
-def _too_large(requests: Requests) -> TooLarge:
-    return TooLarge(f"The body is larger than {requests.body_bytes} bytes.", extra_headers=_CLOSE)
+def _too_large(most: Count) -> TooLarge:
+    return TooLarge(f"The body is larger than {most} bytes.", extra_headers=_CLOSE)

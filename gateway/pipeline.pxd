@@ -44,12 +44,14 @@ cdef class Pipeline:
     cdef Watches _watches
     cdef set _exchanges
     cdef double _body_seconds
+    cdef long long _most_bytes
     cdef AccessLog _access_log
     cdef RateLimiter _limiter
     cdef RequestMetrics _metrics
     cdef object _settings, _world
     cdef object _clock, _wall
     cdef public bint draining
+    cpdef Run start(self, Exchange exchange)
     cpdef _refuse_when_draining(self)
     cpdef bint _admit(self, Exchange exchange) except -1
     cpdef _permit(self, Exchange exchange)

@@ -123,6 +123,7 @@ class Pipeline:
         self._gate = parts.gate
         self._forbidden, self._refused = forbidden_members(parts.settings)
         self._exchanges: set[Exchange] = set()
+        self._most_bytes = parts.settings.requests.body_bytes
         self._body_seconds = parts.settings.requests.body_seconds
         self._settings, self._world = parts.settings, parts.world
         self._limiter, self._metrics, self._access_log = parts.limiter, parts.metrics, parts.access_log
@@ -156,7 +157,7 @@ class Pipeline:
     async def serve(self, exchange: Exchange) -> None:
         """The life of a request. Each step notes what it found in the exchange, or raises; nothing is raised in the end."""
         try:
-            check_headers(exchange, self._requests)
+            check_headers(exchange, self._most_bytes)
             if self._gate is not None and not self._admit(exchange):  # before the body: a stranger's is not read
                 await self._identify(exchange)
             await read_body(exchange, self._requests, self._bodies)

@@ -7,14 +7,15 @@ import pytest
 from gateway.app import App
 from gateway.datastore.replica import World
 from gateway.exchange import OPERATIONS
+from gateway.pipeline import Pipeline
 from tests.unit.gateway.fakes import Protocol, Scope
 from tests.unit.gateway.fleet import Fleet, route
 
 
-class Recorder:
+class Recorder(Pipeline):
     """A pipeline that keeps what it is given."""
 
-    def __init__(self):
+    def __init__(self):  # of what it inherits it needs nothing
         self.exchanges = []
         self.elsewhere = []
 
