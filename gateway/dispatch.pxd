@@ -1,4 +1,5 @@
 cimport cython
+from _fastpath.clock cimport seconds
 from _fastpath.scanner cimport Scan
 from gateway.deadlines cimport Deadlines
 from gateway.exchange cimport Exchange
@@ -31,6 +32,7 @@ cdef class Dispatcher:
     @cython.locals(server=ServerPool, scan=Scan, caller=Caller, begun=double)
     cpdef Answer _begin(self, Exchange exchange)
     cpdef Answer _send(self, Exchange exchange, double now)
+    @cython.locals(took=double)
     cpdef first_token(self, Exchange exchange)
     cpdef release(self, Exchange exchange, object error=*)
     cpdef bint _has_room(self, Exchange exchange, double begun) except -1

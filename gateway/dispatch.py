@@ -13,6 +13,7 @@ from functools import partial
 
 import orjson
 
+from _fastpath.clock import seconds
 from _fastpath.hashing import BlockHashes
 from gateway.connectors.direct import head_of, send_at_once
 from gateway.counting import Count
@@ -91,14 +92,13 @@ class Dispatcher:
         if answer is None and exchange.is_released:
             if exchange.server.matches_tokens and exchange.hashes is None:
                 exchange.hashes = await self._hash_tokens(exchange)
-                exchange.is_learned = (
-                    exchange.hashes is None
-                )  # an engine that tells of its blocks tells of this one too
+                # an engine that tells of its blocks tells of this one too
+                exchange.is_learned = exchange.hashes is None
             if not exchange.awaits_room:
                 answer = self._begin(exchange)
             if exchange.awaits_room:
                 await self._wait(exchange)
-                answer = self._send(exchange, self._clock())
+                answer = self._send(exchange, seconds(self._clock))
         sent_before = 0.0
         failed: UpstreamError | None = None
         for attempt in range(exchange.server.attempts):
@@ -106,7 +106,7 @@ class Dispatcher:
                 if not await self._further_place(exchange, failed, attempt):
                     break
                 sent_before = exchange.sent
-                answer = self._send(exchange, self._clock())
+                answer = self._send(exchange, seconds(self._clock))
             self._budget.under_way += attempt > 0
             try:
                 return await head_of(exchange, self._client, answer, self._forwards_authorization)
@@ -131,7 +131,7 @@ class Dispatcher:
             exchange.hashes = self._placer.hash_prompt(server, exchange.body, scan, cache_of(exchange))
         if server.keeps_sessions:
             exchange.session = session_of(server, exchange.header, scan.prompt_cache_key)
-        begun = self._clock()
+        begun = seconds(self._clock)
         tenant = caller.tenant if caller is not None else ""
         exchange.awaits_room = self._room.comes(server.name, tenant, begun) or not self._has_room(exchange, begun)
         return None if exchange.awaits_room else self._send(exchange, begun + exchange.scheduling)
@@ -149,8 +149,8 @@ class Dispatcher:
         placement, scan = exchange.placement, exchange.scan
         if placement is not None:
             # of an answer in one piece the first byte is the last token
-            seconds = exchange.first_byte - exchange.sent if scan is not None and scan.stream else 0.0
-            self._placer.first_token(placement, seconds, exchange.first_byte)
+            took = exchange.first_byte - exchange.sent if scan is not None and scan.stream else 0.0
+            self._placer.first_token(placement, took, exchange.first_byte)
             self._health.answers(exchange)
 
     def release(self, exchange: Exchange, error: UpstreamError | None = None) -> None:
@@ -216,7 +216,7 @@ class Dispatcher:
         """Choose an endpoint and charge it; of those places that are kept only when it is owed one. Raises NoEndpoint or QueueFull."""
         server = exchange.server
         assert server is not None
-        begun = self._clock()
+        begun = seconds(self._clock)
         narrow = not is_owed and self._leaves_kept_places(server, begun)
         if not self._choose(exchange, narrow, begun):
             raise self._placer.refusal(server, narrow)
@@ -248,7 +248,7 @@ class Dispatcher:
             return False
         exchange.placement, exchange.is_released = placement, False
         exchange.tried = (*exchange.tried, placement.position) if exchange.tried else server.alone[placement.position]
-        exchange.scheduling = self._clock() - begun
+        exchange.scheduling = seconds(self._clock) - begun
         if self._shown > 0 and self._random() < self._shown:
             exchange.decision = self._placer.describe(placement, narrow)
         return True
@@ -288,7 +288,7 @@ class Dispatcher:
             self._metrics.unplaced(exchange, error.code)
             raise
         finally:
-            exchange.waited = self._clock() - waiter.joined
+            exchange.waited = seconds(self._clock) - waiter.joined
             self._metrics.waited(name, exchange.waited, waiter)
 
     def _waiting_session(self, exchange: Exchange) -> Count:
@@ -336,7 +336,7 @@ def waiter_of(exchange: Exchange, place: Callable[[bool], None]) -> Waiter:
 
 def _deadline(exchange: Exchange) -> float:
     """When its client will have given up, by the shortest of the timeouts that it names; the client counts from the request's start."""
-    named = [(_number(exchange.header(name)) or 0.0) * seconds for name, seconds in TIMEOUT_HEADERS]
+    named = [(_number(exchange.header(name)) or 0.0) * unit for name, unit in TIMEOUT_HEADERS]
     return exchange.started + min((one for one in named if one > 0), default=math.inf)
 
 

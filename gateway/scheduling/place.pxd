@@ -1,10 +1,12 @@
 cimport cython
+from _fastpath.clock cimport seconds as seconds_of
 from _fastpath.hashing cimport BlockHashes, Hasher
 from _fastpath.scanner cimport Scan
 from _fastpath.scoring cimport Pool, Scheduler
 from gateway.deadlines cimport Deadlines
 from gateway.scheduling.pool cimport PlacedEndpoint, ServerPool
 
+@cython.freelist(64)
 cdef class Placement:
     cdef readonly ServerPool pool
     cdef readonly PlacedEndpoint placed
@@ -22,6 +24,7 @@ cdef class Placer:
     cdef Hashers _hashers
     cdef object _clock, _corrections
     cdef dict _in_vain
+    cdef double _missed_tokens, _missed_share
     @cython.locals(hasher=Hasher, model=str)
     cpdef BlockHashes hash_prompt(self, ServerPool server, bytes body, Scan found, bytes salt=*)
     cpdef Placement place(self, ServerPool server, BlockHashes hashes, long long prompt_tokens, long long output_tokens, tried,

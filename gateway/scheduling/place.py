@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from _fastpath.clock import seconds as seconds_of
 from _fastpath.hashing import BlockHashes, Hasher
 from _fastpath.scanner import Scan
 from _fastpath.scoring import Scheduler
@@ -108,6 +109,7 @@ class Placer:
         self._clock = clock
         self._corrections = Corrections(self._scheduler.prefixes)
         self._in_vain = self._corrections.in_vain
+        self._missed_tokens, self._missed_share = float(MISSED_TOKENS), MISSED_SHARE  # here they are C numbers
 
     def hash_prompt(self, server: ServerPool, body: bytes, found: Scan, salt: bytes = b"") -> BlockHashes | None:
         """The hashes that a server matches prompts by; computed once a request, however often it is placed."""
@@ -148,7 +150,7 @@ class Placer:
         ``adjustments``: what plugins add to the score of each endpoint, NaN for one that is left out.
         ``narrow``: leave the places that are kept for tenants which had less than their share.
         """
-        now = self._clock()
+        now = seconds_of(self._clock)
         placement = self.try_place(
             server, hashes, prompt_tokens, output_tokens, tried, session, learn, adapter, adjustments, narrow, now
         )
@@ -229,7 +231,7 @@ class Placer:
             hashes,
             prompt_tokens,
             output_tokens,
-            self._clock(),
+            seconds_of(self._clock),
             SERVES,
             tried,
             True,
@@ -253,7 +255,9 @@ class Placer:
         pool = placement.pool.pool
         if not placement.has_first_token:
             placement.has_first_token = True
-            self._scheduler.first_token(pool, placement.position, placement.prefill_tokens, now or self._clock())
+            self._scheduler.first_token(
+                pool, placement.position, placement.prefill_tokens, now or seconds_of(self._clock)
+            )
         if seconds > 0:
             tokens = placement.queued_tokens + placement.prefill_tokens
             if tokens >= MEASURED_TOKENS:
@@ -278,7 +282,7 @@ class Placer:
         expected = prompt * placement.matched_blocks / placement.blocks if placement.blocks else 0.0
         placed = placement.placed
         missed = expected - cached
-        if missed > MISSED_TOKENS and missed > expected * MISSED_SHARE:
+        if missed > self._missed_tokens and missed > expected * self._missed_share:
             return self._corrections.missed(
                 (placed.slot_index, placed.slot_generation), hashes, cached, placement.matched_at, sent
             )
@@ -299,19 +303,19 @@ class Placer:
             pool.outlier,
             outcome,
             sent,
-            now or self._clock(),
+            now or seconds_of(self._clock),
             placement.probe,
         )
 
     def is_serving(self, server: ServerPool, placed: PlacedEndpoint) -> bool:
         """Whether an endpoint of a server is not left alone just now for what it did lately."""
-        return is_serving(self._scheduler.health, server, placed, self._clock())
+        return is_serving(self._scheduler.health, server, placed, seconds_of(self._clock))
 
     def reading(self, placement: Placement) -> Reading:
         """How the endpoint of a placement stands now."""
         slot, pool = placement.placed.slot, placement.pool.pool
         assert pool.outlier is not None
-        return self._scheduler.health.read(slot.index, slot.generation, pool.outlier, self._clock())
+        return self._scheduler.health.read(slot.index, slot.generation, pool.outlier, seconds_of(self._clock))
 
 
 class Hashers:
