@@ -11,9 +11,19 @@ cdef extern from *:
     #if defined(__x86_64__) && defined(__GNUC__)
     #define PENSTOCK_X86 1
     #include <immintrin.h>
-    #define PENSTOCK_AVX2 __attribute__((target("avx2")))
-    #define PENSTOCK_AVX2_INLINE __attribute__((target("avx2"), always_inline)) static inline
+    #define PENSTOCK_AVX2 __attribute__((target("avx2,popcnt")))
+    #define PENSTOCK_AVX2_INLINE __attribute__((target("avx2,popcnt"), always_inline)) static inline
     #endif
+
+    /* Escapes of one character. */
+    static const uint8_t penstock_simple[256] = {
+        ['n'] = 1, ['"'] = 1, ['\\\\'] = 1, ['t'] = 1, ['/'] = 1, ['r'] = 1, ['b'] = 1, ['f'] = 1,
+    };
+
+    /* Whether an escape of one character begins here. */
+    static inline int penstock_is_simple(const uint8_t *p, size_t left) {
+        return p[0] == '\\\\' && left > 1 && penstock_simple[p[1]];
+    }
 
     static inline int penstock_ends_text(uint8_t c) { return c < 0x20 || c == '"' || c == '\\\\'; }
 
@@ -48,11 +58,6 @@ cdef extern from *:
     }
 
     #ifdef PENSTOCK_X86
-    /* Escapes of one character. */
-    static const uint8_t penstock_simple[256] = {
-        ['n'] = 1, ['"'] = 1, ['\\\\'] = 1, ['t'] = 1, ['/'] = 1, ['r'] = 1, ['b'] = 1, ['f'] = 1,
-    };
-
     /* Quotes and backslashes: what stands in the table at a byte's lower half; a byte beyond ASCII is given 0. */
     PENSTOCK_AVX2_INLINE __m256i penstock_marks32(__m256i v) {
         const __m256i marks = _mm256_broadcastsi128_si256(_mm_setr_epi8(1, 0, '"', 0, 0, 0, 0, 0, 0, 0, 0, 0, '\\\\', 0, 0, 0));
@@ -73,9 +78,9 @@ cdef extern from *:
         return (uint32_t)_mm256_movemask_epi8(low) | (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32;
     }
 
-    /* Passes escapes of one character in 128 bytes from `*i`, whose marks the bits are. Where the text ends among them, or `n`: then
-       `*i` is where to go on. */
-    static inline size_t penstock_pass_escapes(const uint8_t *p, size_t n, size_t *i, uint64_t low, uint64_t high, int *escaped) {
+    /* Passes escapes of one character in 128 bytes from `*i`, whose marks the bits are, one by one. Where the text ends among them, or
+       `n`: then `*i` is where to go on. */
+    static inline size_t penstock_pass_few(const uint8_t *p, size_t n, size_t *i, uint64_t low, uint64_t high, int *escaped) {
         const size_t start = *i;
         size_t from = start, at;
         while (low | high) {
@@ -87,11 +92,54 @@ cdef extern from *:
                 high &= high - 1;
             }
             if (at < from) continue;  /* it is what an escape stands for */
-            if (p[at] != '\\\\' || at + 1 >= n || !penstock_simple[p[at + 1]]) return at;
+            if (!penstock_is_simple(p + at, n - at)) return at;
             *escaped = 1;
             from = at + 2;
         }
         *i = from > start + 128 ? from : start + 128;
+        return n;
+    }
+
+    /* Which bytes are the second of an escape, out of where backslashes are; `carry`: the byte before, or the last one, begins one.
+       A run of them is told in one subtraction by whether it begins at an even place, as simdjson does it. */
+    static inline uint64_t penstock_seconds(uint64_t slashes, uint64_t *carry) {
+        const uint64_t odd = 0xAAAAAAAAAAAAAAAAu, first = slashes & ~*carry;
+        const uint64_t both = (((first << 1) | odd) - first) ^ odd, seconds = both ^ (slashes | *carry);
+        *carry = (both & slashes) >> 63;
+        return seconds;
+    }
+
+    /* Characters that stand for an escape of one character: a bit for each upper half that one of them has. */
+    PENSTOCK_AVX2_INLINE __m256i penstock_simple32(__m256i v) {
+        const __m256i lower = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 13, 0, 8, 0, 4, 0, 0, 0, 0, 0, 2, 0, 4, 1));
+        const __m256i upper = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 1, 0, 0, 2, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0));
+        const __m256i half = _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(0x0F));
+        const __m256i bits = _mm256_and_si256(_mm256_shuffle_epi8(lower, v), _mm256_shuffle_epi8(upper, half));
+        return _mm256_cmpgt_epi8(bits, _mm256_setzero_si256());
+    }
+
+    /* The same for many marks: all at once, so that no guess of the processor's can be wrong. */
+    PENSTOCK_AVX2 __attribute__((noinline)) static size_t penstock_pass_many(const uint8_t *p, size_t n, size_t *i, uint64_t low, uint64_t high, int *escaped) {
+        const __m256i slash = _mm256_set1_epi8('\\\\'), *at = (const __m256i *)(p + *i);
+        const __m256i a = _mm256_loadu_si256(at), b = _mm256_loadu_si256(at + 1), c = _mm256_loadu_si256(at + 2), d = _mm256_loadu_si256(at + 3);
+        const uint64_t low_slashes = penstock_bits64(_mm256_cmpeq_epi8(a, slash), _mm256_cmpeq_epi8(b, slash));
+        const uint64_t high_slashes = penstock_bits64(_mm256_cmpeq_epi8(c, slash), _mm256_cmpeq_epi8(d, slash));
+        uint64_t carry = 0;
+        const uint64_t low_seconds = penstock_seconds(low_slashes, &carry), high_seconds = penstock_seconds(high_slashes, &carry);
+        const uint64_t low_bad = low_seconds & ~penstock_bits64(penstock_simple32(a), penstock_simple32(b));
+        const uint64_t high_bad = high_seconds & ~penstock_bits64(penstock_simple32(c), penstock_simple32(d));
+        /* what is no second is a quote, a control character, or a backslash, which ends the text when its second is bad */
+        low = (low & ~low_seconds & ~low_slashes) | low_bad >> 1 | high_bad << 63;
+        high = (high & ~high_seconds & ~high_slashes) | high_bad >> 1;
+        if (carry && (*i + 128 >= n || !penstock_simple[p[*i + 128]])) high |= (uint64_t)1 << 63;
+        if (low | high) {
+            const size_t end = low ? (size_t)__builtin_ctzll(low) : 64 + (size_t)__builtin_ctzll(high);
+            const uint64_t before = end < 64 ? ((uint64_t)1 << end) - 1 : ~(uint64_t)0;
+            *escaped |= ((low_seconds & before) | (end > 64 ? high_seconds & (((uint64_t)1 << (end - 64)) - 1) : 0)) != 0;
+            return *i + end;
+        }
+        *escaped |= (low_seconds | high_seconds | carry) != 0;
+        *i += 128 + (size_t)carry;
         return n;
     }
 
@@ -144,7 +192,11 @@ cdef extern from *:
                 in_c = _mm256_or_si256(in_c, penstock_controls32(c, limit, beyond));
                 in_d = _mm256_or_si256(in_d, penstock_controls32(d, limit, beyond));
             }
-            end = penstock_pass_escapes(p, n, &i, penstock_bits64(in_a, in_b), penstock_bits64(in_c, in_d), escaped);
+            const uint64_t low = penstock_bits64(in_a, in_b), upper = penstock_bits64(in_c, in_d);
+            end = i + (low ? (size_t)__builtin_ctzll(low) : 64 + (size_t)__builtin_ctzll(upper));
+            if (p[end] != '\\\\') return end;
+            if (__builtin_popcountll(low) + __builtin_popcountll(upper) < 3) end = penstock_pass_few(p, n, &i, low, upper, escaped);
+            else end = penstock_pass_many(p, n, &i, low, upper, escaped);
             if (end < n) return end;
         }
         return penstock_last128(p, n, i, high);
@@ -208,7 +260,7 @@ cdef extern from *:
 
     static int penstock_use_avx2(int wanted) {
     #ifdef PENSTOCK_X86
-        if (wanted && __builtin_cpu_supports("avx2")) {
+        if (wanted && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt")) {
             penstock_text.far = penstock_far_avx2;
             penstock_text.utf8_prefix = penstock_utf8_prefix_avx2;
             return 1;
@@ -231,11 +283,15 @@ cdef extern from *:
         size_t i = 0;
         *high = 1;
     #ifdef PENSTOCK_X86
-        for (; n - i >= 16; i += 16) {
-            if (i == 64 && penstock_text.far) return i + penstock_text.far(p + i, n - i, high, escaped);
+        while (n - i >= 16) {
+            if (i >= 64 && penstock_text.far) return i + penstock_text.far(p + i, n - i, high, escaped);
             const __m128i v = _mm_loadu_si128((const __m128i *)(p + i));
             const uint32_t ends = penstock_marks16(v, _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1F)), v));
-            if (ends) return i + (size_t)__builtin_ctz(ends);
+            i += ends ? (size_t)__builtin_ctz(ends) : 16;
+            if (!ends) continue;
+            if (!penstock_is_simple(p + i, n - i)) return i;
+            *escaped = 1;
+            i += 2;
         }
     #endif
         while (i < n && !penstock_ends_text(p[i])) i++;
@@ -246,14 +302,19 @@ cdef extern from *:
         size_t i = 0;
         *high = 0;
     #ifdef PENSTOCK_X86
-        for (; n - i >= 16; i += 16) {
-            if (i == 64 && penstock_text.far) return i + penstock_text.far(p + i, n - i, high, escaped);
+        while (n - i >= 16) {
+            if (i >= 64 && penstock_text.far) return i + penstock_text.far(p + i, n - i, high, escaped);
             const __m128i v = _mm_loadu_si128((const __m128i *)(p + i));
             const uint32_t ends = penstock_marks16(v, _mm_cmplt_epi8(v, _mm_set1_epi8(0x20)));  /* or beyond ASCII */
-            if (ends) {
-                i += (size_t)__builtin_ctz(ends);
-                return p[i] < 0x80 ? i : i + penstock_plain_beyond(p + i, n - i, high, escaped);
+            if (!ends) {
+                i += 16;
+                continue;
             }
+            i += (size_t)__builtin_ctz(ends);
+            if (p[i] >= 0x80) return i + penstock_plain_beyond(p + i, n - i, high, escaped);
+            if (!penstock_is_simple(p + i, n - i)) return i;
+            *escaped = 1;
+            i += 2;
         }
     #endif
         for (; i < n && !penstock_ends_text(p[i]); i++) *high |= p[i] & 0x80;

@@ -36,6 +36,7 @@ PROSE = "a long document without a line end in it, ".ljust(64)
 ONE_TEXT = request([{"role": "user", "content": PROSE * 3200}])
 MANY_TEXTS = request([{"role": ("user", "assistant")[number % 2], "content": PROSE * 16} for number in range(190)])
 HAN = request([{"role": "user", "content": "你好世界今天我们来谈谈网关的性能。" * 4000}])
+CODE = request([{"role": "user", "content": 'def f(x):\n    return [x["a"], "b\\n"]\n\n\n' * 4000}])
 TOKENS = json.dumps({"model": "m", "prompt": [number * 7919 % 128000 for number in range(28500)]}).encode()
 FORBIDDEN = ("kv_transfer_params", "bootstrap_*", "remote_*", "cache_salt", "priority")
 RULES = Forbidden(FORBIDDEN)
@@ -72,7 +73,7 @@ def test_scan_200_kib_body_twin(benchmark: Benchmark) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [ONE_TEXT, MANY_TEXTS, HAN, TOKENS], ids=["one text", "many texts", "Chinese", "token ids"]
+    "text", [ONE_TEXT, MANY_TEXTS, HAN, CODE, TOKENS], ids=["one text", "many texts", "Chinese", "code", "token ids"]
 )
 def test_scan_200_kib_of(benchmark: Benchmark, text: bytes) -> None:
     assert 200_000 < len(text) < 220_000
