@@ -96,6 +96,8 @@ class Explainer:
     ) -> dict[str, Any]:
         """The document of ``/debug/explain``, for a request of this tenant. Raises PenstockError for what would be refused.
 
+        One at a time, in whichever thread: where a server has plugins it takes as long as they do, up to a bound.
+
         ``told``: what :meth:`tokenise` found.
         """
         exchange, matched = self._read(world, body, path, headers, tenant)

@@ -55,6 +55,7 @@ class AdminServer:
             supervisor.memory, supervisor.settings, _caller_of(supervisor.settings), self._client
         )
         self._limits = LimitsLeft(supervisor.memory, supervisor.settings.identity, time.monotonic_ns)
+        self._explaining = asyncio.Lock()
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> int:
@@ -124,7 +125,9 @@ class AdminServer:
             world = self._supervisor.replica.world
             asked = await request.read(), path, request.headers, request.query.get("tenant", "")
             told = await self._explainer.tokenise(world, *asked)
-            document = self._explainer.explain(world, *asked, told)
+            # plugins may take their time; the scheduler of explanations is for one thread at a time
+            async with self._explaining:
+                document = await asyncio.to_thread(self._explainer.explain, world, *asked, told)
         except PenstockError as error:
             return web.Response(status=error.status, body=errors.body(error), content_type="application/json")
         return _json(document)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -202,7 +202,7 @@ def adjustments_of(
 
 
 def opinions_of(
-    plugins: Sequence[Plugin], asked: Asked, names: Sequence[tuple[str, str]], seen: Sequence[Mapping[str, Any]]
+    plugins: Iterable[Plugin], asked: Asked, names: Sequence[tuple[str, str]], seen: Sequence[Mapping[str, Any]]
 ) -> list[list[float]]:
     """What each of them says, asked in turn, of each endpoint of a pool: what it adds, :data:`OUT` for whom it or one before left out."""
     places, candidates = _candidates(names, seen)

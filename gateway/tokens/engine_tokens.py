@@ -135,7 +135,7 @@ class EngineTokens:
 
     async def _find(self, server: ServerPool, path: str, body: bytes, model: str | None, apart: bytes) -> Tokenised:
         try:
-            question = await asyncio.to_thread(question_of, path, body, model, apart)
+            question = await asyncio.to_thread(question_of, path, body, model, apart, server.server.engine)
         except Unsupported:
             return Tokenised(outcome="unsupported")
         except Exception as error:  # whatever a client may send

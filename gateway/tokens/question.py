@@ -1,11 +1,11 @@
-"""What an engine's ``/tokenize`` is asked for the ids of a request's prompt, in vLLM's words."""
+"""What an engine's ``/tokenize`` is asked for the ids of a request's prompt, in vLLM's words or SGLang's."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +15,15 @@ from gateway.tokens.conversation import Unsupported, variables
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 LARGEST_ID = (1 << 32) - 1
 _PASSED_ON = ("add_generation_prompt", "add_special_tokens", "chat_template", "continue_final_message")
+_SGLANG_CHAT = (
+    "tools",
+    "tool_choice",
+    "reasoning",
+    "reasoning_effort",
+    "chat_template_kwargs",
+    "continue_final_message",
+)
+"""SGLang renders a chat for ``/tokenize`` as it renders the chat itself: out of the request's own members."""
 _NOT_ASKED = ("documents", "mm_processor_kwargs", "prompt_embeds", "truncate_prompt_tokens")
 """What changes a prompt and ``/tokenize`` does not take."""
 
@@ -32,7 +41,9 @@ class _Told(Struct):
     tokens: list[int]
 
 
-def question_of(path: str, body: bytes, model: str | None, apart: bytes = b"") -> Question:
+def question_of(
+    path: str, body: bytes, model: str | None, apart: bytes = b"", engine: Literal["vLLM", "SGLang"] = "vLLM"
+) -> Question:
     """What to ask for a request's body; ``model`` replaces the name in it. Raises Unsupported, and DecodeError for what is no object.
 
     ``apart``: whose questions it shares its hash with; else those with its own salt, or none.
@@ -43,9 +54,11 @@ def question_of(path: str, body: bytes, model: str | None, apart: bytes = b"") -
     asked: dict[str, Any] = {"model": model if model is not None else content.get("model")}
     if any(content.get(member) for member in _NOT_ASKED):
         raise Unsupported("members that /tokenize does not take")
-    asked |= {member: content[member] for member in _PASSED_ON if content.get(member) is not None}
+    is_vllm = engine == "vLLM"
+    passed_on = _PASSED_ON if is_vllm else _SGLANG_CHAT if path == CHAT else ()
+    asked |= {member: content[member] for member in passed_on if content.get(member) is not None}
     if path == CHAT:
-        asked |= _chat(content)
+        asked |= _chat(content) if is_vllm else {"messages": _messages(content)}
     elif path == COMPLETIONS:
         prompt = _prompt(content.get("prompt"))
         if not isinstance(prompt, str):
@@ -63,11 +76,15 @@ def read_answer(answer: bytes) -> array[int]:
     return array("I", msgspec.json.decode(answer, type=_Told).tokens)
 
 
-def _chat(content: Mapping[str, Any]) -> dict[str, Any]:
+def _messages(content: Mapping[str, Any]) -> list[Any]:
     messages = content.get("messages")
     if not isinstance(messages, list) or not all(map(_is_text, messages)):
         raise Unsupported("messages")  # of images the engine's /tokenize does not say the ids that it computes
-    asked: dict[str, Any] = {"messages": messages}
+    return messages
+
+
+def _chat(content: Mapping[str, Any]) -> dict[str, Any]:
+    asked: dict[str, Any] = {"messages": _messages(content)}
     if content.get("tools"):
         asked["tools"] = content["tools"]
     read = variables(content)

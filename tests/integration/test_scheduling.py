@@ -1,6 +1,7 @@
 """Plugins, choices in the log and adapters, with real gateways and simulated engines."""
 
 import json
+import threading
 
 import pytest
 
@@ -54,6 +55,26 @@ def test_an_explanation_asks_plugins_and_shows_what_they_do_wrong(gateway):
     assert server["plugins"][0]["errors"] == {"score": "RuntimeError: as told"}
     assert server["choice"] is not None
     assert gateway.admin("/metrics").count(b"penstock_plugin_errors_total{") == counted
+
+
+def test_the_admin_port_answers_while_a_plugin_does_not_return(gateway):
+    explained = []
+
+    def explain():
+        explained.append(json.loads(gateway.admin("/debug/explain", json.dumps(chat("x")).encode(), {"x-sleep": "4"})))
+
+    asking = threading.Thread(target=explain)
+    asking.start()
+    looks = 0
+    while asking.is_alive():
+        gateway.admin("/healthz")
+        gateway.state()
+        looks += 1
+    assert looks > 3  # of the second that the plugin is given
+    (server,) = explained[0]["servers"]
+    assert "it has not returned for 1 s" in server["plugins"][0]["errors"]["answer"]
+    assert server["choice"] is not None
+    wait_until(lambda: gateway.explain(chat("x"))["servers"][0]["plugins"][0]["errors"] == {}, 10)
 
 
 def test_the_log_says_how_an_endpoint_was_chosen(gateway):

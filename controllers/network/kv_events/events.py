@@ -85,7 +85,8 @@ def decode(payload: bytes) -> Batch | None:
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError, OverflowError):
         return None
     if isinstance(content, dict):
-        content = [content.get("ts"), content.get("events"), content.get("data_parallel_rank")]
+        rank = content.get("data_parallel_rank", content.get("attn_dp_rank"))
+        content = [content.get("ts"), content.get("events"), rank]
     if not isinstance(content, list) or len(content) < 2 or not isinstance(content[1], list):
         return None
     time = float(content[0]) if type(content[0]) in (int, float) else 0.0
@@ -117,6 +118,8 @@ def _event(row: Any) -> Event | None:
         tag = row[0]
         names = _STORED if tag == "BlockStored" else _REMOVED
         found = dict(zip(names, row[1:], strict=False))
+        if isinstance(found.get("lora_name"), dict):  # SGLang's metadata, where vLLM has the adapter's name
+            found["metadata"] = found.pop("lora_name")
     else:
         raise _Unreadable
     if tag == "BlockStored":
@@ -143,7 +146,7 @@ def _stored(found: dict[Any, Any]) -> Stored:
         block_tokens=size,
         adapter=adapter,
         tier=_tier(found),
-        extras=_extras(found.get("extra_keys"), len(names), adapter),
+        extras=_extras(found.get("extra_keys"), len(names), adapter) or _salted(found, len(names)),
         group=_group(found),
         is_whole=kind is None or kind in _WHOLE_PREFIX_KINDS,
     )
@@ -184,6 +187,15 @@ def _extras(keys: Any, blocks: int, adapter: str) -> list[bytes | None] | None:
         raise _Unreadable
     found = [_extra(one, adapter) for one in keys]
     return found if any(one is not None for one in found) else None
+
+
+def _salted(found: dict[Any, Any], blocks: int) -> list[bytes | None] | None:
+    """The salt as SGLang says it, of every event: of a chain from the start the first block has it, the others by their parent."""
+    metadata = found.get("metadata")
+    salt = metadata.get("cache_salt") if isinstance(metadata, dict) else found.get("cache_salt")
+    if not isinstance(salt, str) or not salt or not blocks or found.get("parent_block_hash") is not None:
+        return None
+    return [extra_bytes([salt]), *[None] * (blocks - 1)]
 
 
 def _extra(keys: Any, adapter: str) -> bytes | None:

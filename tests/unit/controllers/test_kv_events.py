@@ -211,3 +211,53 @@ def test_a_restart_shows_by_its_time_when_nothing_came_live_before():
     for old in range(5):
         sequence.apply(old, 1.0 + old)
     assert sequence.live(0, 9.0) is Verdict.RESTARTED
+
+
+# -- SGLang, as its source says (mem_cache/events.py, disaggregation/kv_events.py): arrays of 7, of 8 with metadata, and maps
+
+SGLANG = ["BlockStored", [-5, 6], None, [1, 2, 3, 4], 2, None, "GPU"]
+SGLANG_MAP = {
+    "type": "BlockStored", "block_hashes": [-5, 6], "parent_block_hash": None, "token_ids": [1, 2, 3, 4], "block_size": 2,
+    "lora_id": None, "medium": "GPU",
+}  # fmt: skip
+SALTED = [extra_bytes(["pepper"]), None]
+
+
+def test_blocks_of_sglang_are_read():
+    wanted = Stored([-5, 6], None, [1, 2, 3, 4], 2)
+    assert one(SGLANG) == one(SGLANG[:6]) == one(SGLANG_MAP) == wanted
+    assert one(["BlockStored", [7], -5, [5, 6], 2, None, "CPU_PINNED"]) == Stored([7], -5, [5, 6], 2, tier=CPU)
+    assert one(["BlockRemoved", [-5, 6], "GPU"]) == Removed([-5, 6])
+    batch = decode(msgspec.msgpack.encode([1.5, [SGLANG, ["AllBlocksCleared"]], 3]))
+    assert (batch.time, batch.rank, batch.events) == (1.5, 3, (wanted, Cleared()))
+    assert decode(msgspec.msgpack.encode({"ts": 1.5, "events": [SGLANG_MAP], "attn_dp_rank": 3})).rank == 3
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [*SGLANG, {"cache_salt": "pepper"}],
+        [*SGLANG, {"cache_salt": "pepper", "session_id": "s"}],
+        SGLANG_MAP | {"cache_salt": "pepper", "session_id": "s"},
+        SGLANG_MAP | {"metadata": {"cache_salt": "pepper"}},
+    ],
+)
+def test_a_salt_of_sglang_is_of_the_first_block_of_a_chain(row):
+    found = one(row)
+    assert (found.adapter, found.extras) == ("", SALTED)
+    later = [*row[:2], 9, *row[3:]] if isinstance(row, list) else row | {"parent_block_hash": 9}
+    assert (one(later).parent, one(later).extras) == (9, None)
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"session_id": "s"}, {"cache_salt": None}, {"cache_salt": ""}, {"cache_salt": 5}]
+)
+def test_metadata_without_a_salt_says_nothing(metadata):
+    found = one([*SGLANG, metadata])
+    assert (found.adapter, found.extras) == ("", None)
+
+
+def test_an_adapter_that_sglang_names_is_told():
+    assert one(SGLANG_MAP | {"lora_name": "sql", "cache_salt": "pepper"}) == Stored(
+        [-5, 6], None, [1, 2, 3, 4], 2, "sql", extras=SALTED
+    )

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from array import array
 
+import msgspec
 import pytest
 import zmq.asyncio
 
@@ -251,6 +252,51 @@ async def test_adapters_salts_and_images_are_told_apart(place):
     assert place.matched(2, adapter="sql", salt="both") == 2
     assert place.matched(2) == place.matched(2, salt="other") == place.matched(2, adapter="other") == 0
     await publisher.stop()
+
+
+async def test_sglang_is_followed_with_its_salts_and_the_memories_that_hold_a_block(place):
+    """As its source says: arrays, hashes of 64 bits with a sign, the salt in metadata at every event of a chain."""
+    publisher = await place.publisher(old_framing=True)
+    await publisher.publish(payload=msgspec.msgpack.encode([1.0, [sglang([-8], None, 0)], 0]))
+    await place.follow(publisher)
+    await publisher.publish(
+        payload=msgspec.msgpack.encode(
+            [
+                2.0,
+                [
+                    sglang([9, -10], -8, 4),
+                    sglang([20], None, 0, cache_salt="pepper"),
+                    sglang([21, 22], 20, 4, cache_salt="pepper"),
+                    sglang([9], -8, 4, "CPU_PINNED"),
+                    ["BlockRemoved", [9, -10], "GPU"],
+                ],
+                0,
+            ]
+        )
+    )
+    await place.until(lambda: place.follower.counts.removed == 2)
+    assert place.matched(3) == 2  # of which the second is in main memory alone
+    assert place.matched(3, salt="pepper") == 3
+    assert place.follower.counts.unreadable == place.follower.counts.orphaned == 0
+    await publisher.stop()
+
+
+async def test_pairs_of_tokens_are_counted_and_not_followed(place):
+    """Of speculative decoding: what stands before and after such an event is."""
+    publisher = await place.publisher()
+    await place.follow(publisher)
+    pairs = ["BlockStored", [5], None, [[number, number + 1] for number in range(SIZE)], SIZE, None, "GPU"]
+    await publisher.publish(payload=msgspec.msgpack.encode([1.0, [pairs, sglang([1, 2], None, 0)]]))
+    await place.matches(2)
+    assert place.follower.counts.unreadable == 1
+    await publisher.stop()
+
+
+def sglang(names, parent, first, medium="GPU", **metadata):
+    """A stored event of SGLang: blocks of the ids that count on from ``first``."""
+    ids = list(range(first, first + SIZE * len(names)))
+    event = ["BlockStored", names, parent, ids, SIZE, None, medium]
+    return [*event, metadata] if metadata else event
 
 
 async def test_blocks_of_other_sizes_and_of_windows_are_counted_and_not_matched(place, caplog):

@@ -54,6 +54,31 @@ def test_the_effort_of_reasoning_is_told_as_templates_read_it():
     assert found == {"enable_thinking": False, "reasoning_effort": "none"}
 
 
+def test_sglang_is_told_a_chat_s_own_members_since_it_renders_them_as_the_chat():
+    tools = [{"type": "function", "function": {"name": "open_gate"}}]
+    passed_on = {
+        "tools": tools, "tool_choice": "auto", "reasoning_effort": "none", "chat_template_kwargs": {"a": 1},
+        "continue_final_message": True, "reasoning": {"enabled": False},
+    }  # fmt: skip
+    content = body(temperature=0, stream=True, add_special_tokens=False, chat_template="{{ x }}", **passed_on)
+    found = question_of(CHAT, content, "served", engine="SGLang")
+    assert json.loads(found.body) == {"model": "served", "messages": HELLO, **passed_on}
+    with pytest.raises(Unsupported):
+        question_of(CHAT, body(messages="hello"), None, engine="SGLang")
+
+
+def test_sglang_adds_special_tokens_to_every_completion():
+    content = json.dumps({"model": "m", "prompt": "hello", "add_special_tokens": False}).encode()
+    assert json.loads(question_of(COMPLETIONS, content, None, engine="SGLang").body) == {
+        "model": "m",
+        "prompt": "hello",
+    }
+
+
+def test_an_answer_of_sglang_whose_tokenizer_has_no_longest_prompt_is_read():
+    assert list(read_answer(b'{"tokens":[1,2],"count":2,"max_model_len":1000000000000000019884624838656}')) == [1, 2]
+
+
 @pytest.mark.parametrize("prompt", ["hello", ["hello"]])
 def test_a_completion_is_asked_for_by_its_one_text(prompt):
     content = json.dumps({"model": "m", "prompt": prompt, "add_special_tokens": False, "max_tokens": 3}).encode()
@@ -133,6 +158,12 @@ class Engines:
     @property
     def sent(self):
         return self.fleet.client.sent
+
+
+async def test_an_engine_is_asked_in_its_own_words(tmp_path):
+    engines = Engines(tmp_path, told(1), server=Server(SERVER, engine="SGLang"))
+    assert list((await engines.of(body(reasoning_effort="none"))).ids) == [1]
+    assert json.loads(engines.sent[0][3]) == {"model": "m", "messages": HELLO, "reasoning_effort": "none"}
 
 
 async def test_ids_come_from_an_engine_with_the_salt(tmp_path):

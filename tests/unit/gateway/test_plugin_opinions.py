@@ -1,6 +1,8 @@
 """What an explanation says of plugins: whom each left out, what it added, what it did wrong."""
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -46,6 +48,20 @@ class Broken:
 
     def score(self, asked, candidates):
         return [1.0]
+
+
+class Hangs:
+    """Does not return until it is let go of."""
+
+    let_go = threading.Event()
+
+    def __init__(self, at="score"):
+        if at == "load":
+            self.let_go.wait()
+
+    def score(self, asked, candidates):
+        self.let_go.wait()
+        return [7.0] * len(candidates)
 
 
 def explainer(tmp_path, *specs, policy="cost", **names):
@@ -117,6 +133,53 @@ def test_a_plugin_that_cannot_be_had_is_shown(tmp_path, path):
     assert list(server["plugins"][0]["errors"]) == ["load"]
     assert server["choice"] in rows
     assert rows["default/e0"]["plugins"] == {}
+
+
+@pytest.fixture
+def hanging(monkeypatch):
+    """Plugins may take a twentieth of a second, and one that hangs is let go of after all."""
+    monkeypatch.setattr(Hangs, "let_go", threading.Event())
+    monkeypatch.setattr(plugin_opinions.PluginOpinions.__init__, "__defaults__", (0.05,))
+    yield Hangs.let_go
+    Hangs.let_go.set()
+
+
+def settle():
+    """Let every thread of plugins come to its end."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("plugins of"):
+            thread.join(10)
+
+
+def test_a_plugin_that_never_returns_is_named_and_passed_over(tmp_path, hanging):
+    given = explainer(
+        tmp_path, PluginSpec("likes", 50.0), PluginSpec("hangs"), likes=f"{HERE}:Likes", hangs=f"{HERE}:Hangs"
+    )
+    begun = time.monotonic()
+    for _ in range(3):
+        server, rows = explained(given)
+        assert server["choice"] in rows
+        assert rows["default/e0"]["plugins"] == {}
+        likes, hangs = server["plugins"]
+        assert likes["errors"] == {}
+        assert hangs["errors"]["answer"].startswith("it has not returned for 0 s")
+    assert time.monotonic() - begun < 5
+    assert (
+        sum(thread.name.startswith("plugins of") for thread in threading.enumerate()) == 1
+    )  # however often it is asked
+    hanging.set()
+    settle()
+    server, rows = explained(given)
+    assert rows["default/e1"]["plugins"] == {"likes": 50.0, "hangs": 7.0}
+    assert [one["errors"] for one in server["plugins"]] == [{}, {}]
+
+
+def test_a_plugin_that_is_never_made_is_as_little_waited_for(tmp_path, hanging):
+    given = explainer(tmp_path, PluginSpec("hangs", args={"at": "load"}), hangs=f"{HERE}:Hangs")
+    server, _ = explained(given)
+    assert server["plugins"][0]["errors"] == {"load": "they are still being imported and made, after 0 s"}
+    hanging.set()
+    settle()
 
 
 def test_an_endpoint_that_no_plugin_was_asked_of_says_nothing(tmp_path):
