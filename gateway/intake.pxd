@@ -17,5 +17,10 @@ cpdef check_headers(Exchange exchange, long long most)
 @cython.locals(count="long long", digit=Py_UCS4)
 cpdef long long _announced(str length) except? -2
 cpdef long long choices_of(Scan found) except? -1
+
+cdef class BodyRules:
+    cdef readonly size_t depth, members, digits
+    cdef readonly Forbidden forbidden, refused
+
 @cython.locals(found=Scan, wanted=str)
-cpdef scan_body(Exchange exchange, settings, Forbidden forbidden=*, Forbidden refused=*)
+cpdef scan_body(Exchange exchange, BodyRules rules)

@@ -140,30 +140,34 @@ async def _read_pieces(exchange: Exchange, length: Count, requests: Requests, le
     exchange.body = b"".join(pieces)
 
 
-def forbidden_members(settings: Settings) -> tuple[Forbidden, Forbidden | None]:
-    """Members that are taken out of bodies, and of those the ones that are refused: tenants' salts, where the gateway says them."""
-    salt = [CACHE_SALT] if settings.identity.cache_salt_file else []
-    stripped = [one for one in settings.requests.stripped_members.split() if one not in salt]
-    return Forbidden([*stripped, *salt]), Forbidden(salt) if salt else None
+class BodyRules:
+    """What a body may look like, and which of its members are taken out or refused."""
+
+    def __init__(self, settings: Settings) -> None:
+        requests = settings.requests
+        self.depth, self.members, self.digits = requests.json_depth, requests.json_members, requests.json_digits
+        salt = [CACHE_SALT] if settings.identity.cache_salt_file else []
+        stripped = [one for one in requests.stripped_members.split() if one not in salt]
+        self.forbidden = Forbidden([*stripped, *salt])
+        """Members that no client may send."""
+        self.refused = Forbidden(salt) if salt else None
+        """Those of them that are not taken out in silence: tenants' salts, where the gateway says them."""
 
 
-def scan_body(
-    exchange: Exchange, settings: Settings, forbidden: Forbidden | None = None, refused: Forbidden | None = None
-) -> None:
+def scan_body(exchange: Exchange, rules: BodyRules) -> None:
     """Check the body and note what routing, limits and scheduling need, and where members stand that no client may send.
 
-    ``refused``: of those members the ones that are not taken out in silence. Raises ClientError that names the member.
+    Raises ClientError that names the member.
     """
-    requests = settings.requests
     if not exchange.body:
         raise ClientError("The request has no body: send a JSON object.", code="invalid_json")
     try:
-        found = scan(exchange.body, requests.json_depth, requests.json_members, requests.json_digits, forbidden)
+        found = scan(exchange.body, rules.depth, rules.members, rules.digits, rules.forbidden)
     except ScanError as error:
         raise ClientError(f"Invalid body: {error.message}.", code=error.code, parameter=error.field) from error
     exchange.scan = found
-    if found.forbidden and refused is not None:
-        _refuse_members(exchange.body, requests, refused)
+    if found.forbidden and rules.refused is not None:
+        _refuse_members(exchange.body, rules, rules.refused)
     if not found.model:
         raise ClientError("`model` is missing.", code="missing_required_parameter", parameter="model")
     wanted = exchange.operation.prompt
@@ -180,8 +184,8 @@ def choices_of(found: Scan) -> Count:
     return max(1, min(found.choices, 128))
 
 
-def _refuse_members(body: bytes, requests: Requests, refused: Forbidden) -> None:
-    if scan(body, requests.json_depth, requests.json_members, requests.json_digits, refused).forbidden:
+def _refuse_members(body: bytes, rules: BodyRules, refused: Forbidden) -> None:
+    if scan(body, rules.depth, rules.members, rules.digits, refused).forbidden:
         name = refused.names[0]
         raise ClientError(
             f"`{name}` is not a client's to say here: this gateway says it itself. Leave it out.",

@@ -7,8 +7,7 @@ from gateway.deadlines cimport Deadlines
 from gateway.dispatch cimport Dispatcher
 from gateway.exchange cimport Exchange
 from gateway.identity.gate cimport Gate
-from _fastpath.scanner cimport Forbidden
-from gateway.intake cimport BodyLedger, check_headers, choices_of, scan_body
+from gateway.intake cimport BodyLedger, BodyRules, check_headers, choices_of, scan_body
 from gateway.observability.access_log cimport AccessLog
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.reply cimport Replier, estimated_output
@@ -39,7 +38,7 @@ cdef class Pipeline:
     cdef Dispatcher _dispatcher
     cdef Replier _replier
     cdef readonly BodyLedger _bodies
-    cdef Forbidden _forbidden, _refused
+    cdef BodyRules _body_rules
     cdef Gate _gate
     cdef Watches _watches
     cdef set _exchanges
@@ -48,7 +47,7 @@ cdef class Pipeline:
     cdef AccessLog _access_log
     cdef RateLimiter _limiter
     cdef RequestMetrics _metrics
-    cdef object _settings, _world
+    cdef object _world
     cdef object _clock, _wall
     cdef public bint draining
     cpdef Run start(self, Exchange exchange)
@@ -59,6 +58,7 @@ cdef class Pipeline:
     @cython.locals(found=Scan)
     cpdef _expect(self, Exchange exchange)
     cpdef bint _limit(self, Exchange exchange) except -1
+    @cython.locals(name=str)
     cpdef _split(self, Exchange exchange)
     cpdef _let_go_of_body(self, Exchange exchange)
     @cython.locals(now=double, found=Scan)

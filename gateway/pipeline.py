@@ -27,13 +27,14 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange
 from gateway.identity.gate import Caller, Gate
-from gateway.intake import BodyLedger, check_headers, choices_of, forbidden_members, read_body, scan_body
+from gateway.intake import BodyLedger, BodyRules, check_headers, choices_of, read_body, scan_body
 from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.reply import Replier, estimated_output, note
 from gateway.routing.match import match
 from gateway.routing.split import split
 from gateway.scheduling.place import Placer
+from gateway.scheduling.pool import ServerPool
 from gateway.scheduling.waiting_room import WaitingRoom
 from gateway.settings import Settings
 from gateway.tokens.engine_tokens import EngineTokens
@@ -121,11 +122,11 @@ class Pipeline:
         self._bodies = BodyLedger(parts.settings.requests.bodies_in_flight_bytes, parts.clock)
         self._watches = Watches(parts.deadlines, parts.settings.requests)
         self._gate = parts.gate
-        self._forbidden, self._refused = forbidden_members(parts.settings)
+        self._body_rules = BodyRules(parts.settings)
         self._exchanges: set[Exchange] = set()
         self._most_bytes = parts.settings.requests.body_bytes
         self._body_seconds = parts.settings.requests.body_seconds
-        self._settings, self._world = parts.settings, parts.world
+        self._world = parts.world
         self._limiter, self._metrics, self._access_log = parts.limiter, parts.metrics, parts.access_log
         self._clock, self._wall = parts.clock, parts.wall
         self.draining = False
@@ -163,7 +164,7 @@ class Pipeline:
             await read_body(exchange, self._requests, self._bodies)
             self._refuse_when_draining()
             # what the body says; every later step reads it
-            scan_body(exchange, self._settings, self._forbidden, self._refused)
+            scan_body(exchange, self._body_rules)
             self._permit(exchange)  # before routes: a stranger to a model shall not learn whether it exists
             self._match(exchange)  # before limits: most are a route's
             self._expect(exchange)  # what limits reserve and endpoints are charged with until the engine has counted
@@ -292,8 +293,11 @@ class Pipeline:
 
     def _split(self, exchange: Exchange) -> None:
         assert exchange.matched is not None
-        name = split(exchange.matched.rule, self._parts.random)
-        exchange.server = exchange.world.servers.get(name) if name is not None else None
+        name = exchange.matched.only
+        if name is None:
+            name = split(exchange.matched.rule, self._parts.random)
+        servers: dict[str, ServerPool] = exchange.world.servers
+        exchange.server = servers.get(name) if name is not None else None
         if exchange.server is None:
             raise NoEndpoint(
                 f"Route `{exchange.matched.route.name}` leads to ModelServer `{name}`, which does not exist.",

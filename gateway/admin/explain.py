@@ -20,7 +20,7 @@ from gateway.errors import ClientError, ModelNotAllowed
 from gateway.exchange import OPERATIONS, Exchange
 from gateway.identity.faults import FileFaults
 from gateway.identity.gate import Caller
-from gateway.intake import choices_of, forbidden_members, scan_body
+from gateway.intake import BodyRules, choices_of, scan_body
 from gateway.routing.match import Matched, match
 from gateway.scheduling.place import Hashers, adapter_of, is_serving, session_of
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
@@ -56,9 +56,8 @@ class Explainer:
         self._plugins = PluginOpinions(settings.scheduling_plugins)
         self._estimates = OutputEstimates(memory, settings.expected_output_tokens, time.monotonic)
         self._turns = Turns(memory, settings.queue)
-        self._settings = settings
         self._caller_of = caller_of
-        self._forbidden, self._refused = forbidden_members(settings)
+        self._body_rules = BodyRules(settings)
 
     def close(self) -> None:
         """Ask no engine any more."""
@@ -132,7 +131,7 @@ class Explainer:
         exchange = Exchange(None, None, path, OPERATIONS[path], "explain", 0.0, lower.get)
         exchange.body = body
         exchange.caller = self._caller(tenant)
-        scan_body(exchange, self._settings, self._forbidden, self._refused)
+        scan_body(exchange, self._body_rules)
         found = exchange.scan
         assert found is not None
         if exchange.caller is not None and not exchange.caller.may_use(exchange.model):

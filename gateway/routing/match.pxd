@@ -1,7 +1,10 @@
 cdef class CompiledRule:
     cdef readonly object rule, model, path
     cdef readonly tuple headers
-    cpdef matches(self, str model, str path, headers)
+    cdef readonly bint is_plain
+    cdef readonly str only
+    cdef public tuple found
+    cpdef bint matches(self, str model, str path, headers) except -1
 
 cdef class CompiledRoute:
     cdef readonly object route
@@ -12,5 +15,6 @@ cdef class Matched:
     cdef readonly CompiledRoute route
     cdef readonly object rule
     cdef readonly bint is_adapter
+    cdef readonly str only
 
-cpdef match(routes, str model, str path, headers)
+cpdef Matched match(routes, str model, str path, headers)

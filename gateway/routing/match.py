@@ -28,6 +28,13 @@ class CompiledRule:
         self.model = model
         self.path = path
         self.headers = headers
+        self.is_plain = model is None and path is None and not headers
+        """Whether it takes every request."""
+        target = rule.targets[0] if len(rule.targets) == 1 else None
+        self.only = target.server if target is not None and target.weight > 0 else None
+        """The server that all of its requests go to, None where that is to be chosen."""
+        self.found: tuple[Matched, Matched] | None = None
+        """What a request is told that it matches: by the model's name, and by that of an adapter."""
 
     def matches(self, model: str, path: str, headers: Headers) -> bool:
         """Whether every part that is present matches."""
@@ -50,6 +57,8 @@ class CompiledRoute:
         self.name = route.name
         """``namespace/name``."""
         self.limits = route.limits
+        for rule in rules:
+            rule.found = Matched(self, rule.rule, False, rule.only), Matched(self, rule.rule, True, rule.only)
 
 
 class Routes(Protocol):
@@ -62,12 +71,13 @@ class Routes(Protocol):
 
 
 class Matched:
-    """A route, its rule, and whether the model's name is an adapter of it."""
+    """A route, its rule, whether the model's name is an adapter of it, and the server that all such requests go to if there is one."""
 
-    def __init__(self, route: CompiledRoute, rule: Rule, is_adapter: bool) -> None:
+    def __init__(self, route: CompiledRoute, rule: Rule, is_adapter: bool, only: str | None = None) -> None:
         self.route = route
         self.rule = rule
         self.is_adapter = is_adapter
+        self.only = only
 
 
 def compile_route(route: Route) -> CompiledRoute:
@@ -77,14 +87,19 @@ def compile_route(route: Route) -> CompiledRoute:
 
 def match(routes: Routes, model: str, path: str, headers: Headers) -> Matched | None:
     """The first rule that matches, None when there is none."""
-    is_adapter = model not in routes.by_model
-    candidates = routes.by_adapter.get(model, ()) if is_adapter else routes.by_model[model]
+    is_adapter = False
+    by_model: dict[str, tuple[CompiledRoute, ...]] = routes.by_model
+    candidates = by_model.get(model)
+    if candidates is None:
+        is_adapter = True
+        candidates = routes.by_adapter.get(model, ())
     route: CompiledRoute
     compiled: CompiledRule
     for route in candidates:
         for compiled in route.rules:
-            if compiled.matches(model, path, headers):
-                return Matched(route, compiled.rule, is_adapter)
+            if compiled.is_plain or compiled.matches(model, path, headers):
+                assert compiled.found is not None
+                return compiled.found[is_adapter]
     return None
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from gateway.errors import UpstreamError
-from gateway.intake import scan_body
+from gateway.intake import BodyRules, scan_body
 from gateway.observability import access_log
 from gateway.observability.access_log import AccessLog, Timestamps
 from gateway.reply import note
@@ -43,7 +43,7 @@ def pipe():
 def answered(**more):
     exchange = make_exchange(started=100.0)
     exchange.body = chat(SECRET)
-    scan_body(exchange, Settings())
+    scan_body(exchange, BodyRules(Settings()))
     exchange.bytes_in = len(exchange.body)
     exchange.status, exchange.sent, exchange.first_byte, exchange.bytes_out = 200, 100.001, 100.25, 77
     exchange.usage = (9, 4, 3)
@@ -135,7 +135,7 @@ def test_nothing_of_the_prompt_is_logged(pipe):
 def test_control_characters_of_a_client_do_not_reach_the_log_as_they_are(pipe, character):
     exchange = make_exchange()
     exchange.body = chat(model=f"m{character}x")
-    scan_body(exchange, Settings())
+    scan_body(exchange, BodyRules(Settings()))
     exchange.status, exchange.error_code, exchange.error_message = 404, "x", f"e{character}y"
     log = AccessLog(pipe[1])
     log.finished(exchange, 100.5, 1.7e9)
@@ -148,7 +148,7 @@ def test_control_characters_of_a_client_do_not_reach_the_log_as_they_are(pipe, c
 def test_long_values_are_cut(pipe):
     exchange = make_exchange()
     exchange.body = chat(model="m" * 500)
-    scan_body(exchange, Settings())
+    scan_body(exchange, BodyRules(Settings()))
     exchange.error_code, exchange.error_message = "x", "e" * 100_000
     found = entry(exchange, 100.5, 1.7e9)
     assert (len(found["model_name"]), len(found["error.message"])) == (256, 256)

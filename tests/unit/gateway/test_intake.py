@@ -10,7 +10,7 @@ from _fastpath.shared_memory import SharedMemory
 from gateway.admission.output_estimates import OutputEstimates
 from gateway.errors import ClientError, Overloaded, TooLarge, UnsupportedMedia
 from gateway.exchange import RequestIds
-from gateway.intake import BodyLedger, check_headers, choices_of, scan_body
+from gateway.intake import BodyLedger, BodyRules, check_headers, choices_of, scan_body
 from gateway.intake import read_body as read_checked
 from gateway.settings import Requests, Settings
 from gateway.waiting import Run
@@ -23,7 +23,7 @@ SMALL = Requests(body_bytes=100, body_seconds=0.05)
 def scanned(body, path=CHAT, settings=DEFAULTS):
     exchange = make_exchange(path=path)
     exchange.body = body if isinstance(body, bytes) else json.dumps(body).encode()
-    scan_body(exchange, settings)
+    scan_body(exchange, BodyRules(settings))
     return exchange
 
 
