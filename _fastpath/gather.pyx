@@ -23,10 +23,12 @@ cdef inline ssize_t _write(int descriptor, const uint8_t* head, size_t head_byte
     return penstock_send_both(descriptor, head, head_bytes, body, body_bytes)
 
 
-def send_both(int descriptor, bytes head not None, bytes body not None):
+cpdef Py_ssize_t send_both(int descriptor, bytes head, bytes body) except -1:
+    if head is None or body is None:
+        raise TypeError("head and body must be bytes")
     # the interpreter is not let go of: whoever waits for it would take it, and to get it back costs more than the call
-    cdef ssize_t sent = _write(
+    cdef Py_ssize_t sent = _write(
         descriptor, <const uint8_t*>PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head),
         <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
     )
-    return max(sent, 0)
+    return max(sent, <Py_ssize_t>0)

@@ -2,7 +2,7 @@
 #
 # Strict (RFC 9112): lines end with CR LF, chunk sizes are plain hexadecimal digits, nothing stands between a chunk's data and its CR LF.
 # What one parser takes and another does not is how answers get mixed up, so it is refused here and the connection is closed.
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef enum Framing:
     LENGTH = 0                    # so many bytes
@@ -25,7 +25,7 @@ cdef enum Step:                   # where in a chunked body the next byte stands
 cdef class Head:
     cdef readonly int status
     cdef readonly list headers            # of (name in lower case, value): what may be passed on
-    cdef readonly object length           # announced bytes of the body, None when it says nothing
+    cdef int64_t announced                # bytes of the body, -1 when it says nothing
     cdef readonly bint chunked
     cdef readonly bint keeps_alive        # the connection can carry another request
     cdef readonly bint is_event_stream
@@ -33,6 +33,8 @@ cdef class Head:
     cdef readonly size_t end              # where in the bytes that were read the body begins
 
     cdef int _header(self, const unsigned char* line, size_t colon, size_t length) except -1
+    cdef int _pass_on(self, str name, const unsigned char* value, size_t length) except -1
+    cdef int _content_type(self, const unsigned char* value, size_t length) except -1
     cdef int _content_length(self, const unsigned char* value, size_t length) except -1
     cdef int _connection(self, bytes value) except -1
 

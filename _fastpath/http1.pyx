@@ -1,7 +1,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
-from libc.string cimport memchr, memcmp, memcpy, strlen
+from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
     LONGEST_SIZE = 15             # hexadecimal digits: more bytes than any answer has
@@ -13,20 +13,17 @@ cdef enum:
     LF = 10
 
 cdef uint64_t LARGEST_LENGTH = <uint64_t>1 << 60
+cdef tuple _JSON = ("content-type", "application/json")
+cdef tuple _EVENTS = ("content-type", "text/event-stream; charset=utf-8")
 
+cdef enum Known:                  # what is done with a header
+    PASSED = 0
+    DROPPED
+    CONTENT_LENGTH
+    CONTENT_TYPE
+    CONNECTION
+    TRANSFER_ENCODING
 
-# Headers of the engine's connection, and those in which the gateway speaks for itself: they go to no client.
-cdef enum:
-    DROPPED = 13
-cdef const char* _dropped[DROPPED]
-_dropped[:] = [
-    b"connection", b"content-length", b"date", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"server", b"server-timing",
-    b"te", b"trailer", b"transfer-encoding", b"upgrade", b"x-request-id",
-]
-cdef size_t _dropped_bytes[DROPPED]
-cdef int _place
-for _place in range(DROPPED):
-    _dropped_bytes[_place] = strlen(_dropped[_place])
 
 # Characters of a header's name (RFC 9110, token), in lower case; 0 for every other byte.
 cdef unsigned char _token[256]
@@ -57,13 +54,34 @@ cdef inline bint _is(const unsigned char* name, size_t length, const char* other
     return length == other_length and memcmp(name, other, length) == 0
 
 
-# Whether a header goes to no client.
-cdef bint _is_dropped(const unsigned char* name, size_t length) noexcept nogil:
-    cdef int i
-    for i in range(DROPPED):
-        if _is(name, length, _dropped[i], _dropped_bytes[i]):
-            return True
-    return length >= 11 and memcmp(name, b"x-penstock-", 11) == 0
+# Headers of the engine's connection, and those in which the gateway speaks for itself: they go to no client. By their length, which few
+# others share, so that most names are compared with one word.
+cdef Known _known(const unsigned char* name, size_t length) noexcept nogil:
+    if length >= 11 and memcmp(name, b"x-penstock-", 11) == 0:
+        return DROPPED
+    if length == 14:
+        return CONTENT_LENGTH if memcmp(name, b"content-length", 14) == 0 else PASSED
+    if length == 12:
+        if memcmp(name, b"content-type", 12) == 0:
+            return CONTENT_TYPE
+        return DROPPED if memcmp(name, b"x-request-id", 12) == 0 else PASSED
+    if length == 4:
+        return DROPPED if memcmp(name, b"date", 4) == 0 else PASSED
+    if length == 6:
+        return DROPPED if memcmp(name, b"server", 6) == 0 else PASSED
+    if length == 10:
+        if memcmp(name, b"connection", 10) == 0:
+            return CONNECTION
+        return DROPPED if memcmp(name, b"keep-alive", 10) == 0 else PASSED
+    if length == 17:
+        return TRANSFER_ENCODING if memcmp(name, b"transfer-encoding", 17) == 0 else PASSED
+    if (
+        _is(name, length, b"proxy-authenticate", 18) or _is(name, length, b"proxy-connection", 16)
+        or _is(name, length, b"server-timing", 13) or _is(name, length, b"te", 2) or _is(name, length, b"trailer", 7)
+        or _is(name, length, b"upgrade", 7)
+    ):
+        return DROPPED
+    return PASSED
 
 
 # The line from `at` on: its length without CR LF. -1: it does not end here yet. -2: it is no line.
@@ -78,12 +96,26 @@ cdef long _line(const unsigned char* text, size_t at, size_t length) noexcept no
     return <long>(count - 1)
 
 
-# Whether bytes are text as a header may hold it: no control character but the tab.
+# Whether bytes are text as a header may hold it: no control character but the tab. Eight at once, and the last eight once more.
 cdef bint _is_field(const unsigned char* text, size_t length) noexcept nogil:
-    cdef size_t i
-    for i in range(length):
+    cdef size_t i = 0
+    cdef uint64_t word, low, deletes
+    if length >= 8:
+        while True:
+            memcpy(&word, text + i, 8)
+            # bytes below 32, and 127; a borrow may mark a byte too many, which is looked at below
+            low = (word - <uint64_t>0x2020202020202020) & ~word
+            deletes = word ^ <uint64_t>0x7F7F7F7F7F7F7F7F
+            deletes = (deletes - <uint64_t>0x0101010101010101) & ~deletes
+            if (low | deletes) & <uint64_t>0x8080808080808080:
+                break
+            if i + 8 == length:
+                return True
+            i = min(i + 8, length - 8)
+    while i < length:
         if (text[i] < 32 and text[i] != 9) or text[i] == 127:
             return False
+        i += 1
     return True
 
 
@@ -101,6 +133,10 @@ cdef int _status(const unsigned char* line, size_t length) noexcept nogil:
     return status
 
 
+cdef object _beyond(size_t start, size_t length):
+    return ValueError(f"start {start} of {length} bytes")
+
+
 cpdef object parse_head(bytes data, size_t start=0):
     if data is None:
         raise TypeError("data must be bytes")
@@ -112,11 +148,12 @@ cpdef object parse_head(bytes data, size_t start=0):
     cdef const unsigned char* colon
     cdef Head head = Head.__new__(Head)
     if start > length:
-        raise ValueError(f"start {start} of {length} bytes")
+        raise _beyond(start, length)
     if memcmp(text + start, b"HTTP/1.", min(length - start, <size_t>7)) != 0:
         raise FramingError("not HTTP")
     head.headers = []
     head.status = -1
+    head.announced = -1
     while True:
         count = _line(text, at, length)
         if count == -1 and length - start <= LARGEST_HEAD:
@@ -140,17 +177,21 @@ cpdef object parse_head(bytes data, size_t start=0):
     head.end = at + 2
     if head.hop_names is not None:
         head.headers = [pair for pair in head.headers if pair[0] not in head.hop_names]
-    if head.chunked and head.length is not None:
+    if head.chunked and head.announced >= 0:
         raise FramingError("a length beside transfer-encoding")
     if head.status < 200 or head.status == 204 or head.status == 304:
-        head.length, head.chunked = 0, False
-    head.keeps_alive = head.keeps_alive and (head.chunked or head.length is not None)
+        head.announced, head.chunked = 0, False
+    head.keeps_alive = head.keeps_alive and (head.chunked or head.announced >= 0)
     return head
 
 
 @cython.final
 @cython.freelist(64)
 cdef class Head:
+    @property
+    def length(self):
+        return self.announced if self.announced >= 0 else None
+
     cdef int _header(self, const unsigned char* line, size_t colon, size_t length) except -1:
         cdef unsigned char name[64]
         cdef size_t i, first = colon + 1, last = length
@@ -166,39 +207,51 @@ cdef class Head:
             first += 1
         while last > first and (line[last - 1] == 32 or line[last - 1] == 9):
             last -= 1
-        # compared as bytes: of most answers' headers no text is made but of the content type
-        if _is_dropped(name, colon):
-            if _is(name, colon, b"content-length", 14):
-                self._content_length(line + first, last - first)
-            elif _is(name, colon, b"transfer-encoding", 17):
-                if self.chunked or (<const char*>line)[first:last].lower() != b"chunked":
-                    raise FramingError("a transfer-encoding other than chunked")
-                self.chunked = True
-            elif _is(name, colon, b"connection", 10):
-                self._connection((<const char*>line)[first:last])
-            return 0
-        for i in range(first, last):
-            if line[i] >= 127 or line[i] == 9:
+        # compared as bytes: of most answers' headers no text is made
+        cdef Known known = _known(name, colon)
+        if known == CONTENT_TYPE:
+            return self._content_type(line + first, last - first)
+        if known == PASSED:
+            return self._pass_on(PyUnicode_DecodeASCII(<const char*>name, colon, NULL), line + first, last - first)
+        if known == CONTENT_LENGTH:
+            return self._content_length(line + first, last - first)
+        if known == TRANSFER_ENCODING:
+            if self.chunked or (<const char*>line)[first:last].lower() != b"chunked":
+                raise FramingError("a transfer-encoding other than chunked")
+            self.chunked = True
+        elif known == CONNECTION:
+            self._connection((<const char*>line)[first:last])
+        return 0
+
+    cdef int _pass_on(self, str name, const unsigned char* value, size_t length) except -1:
+        cdef size_t i
+        for i in range(length):
+            if value[i] >= 127 or value[i] == 9:
                 return 0                  # what RSGI could not pass on as it is
-        cdef str key
-        if _is(name, colon, b"content-type", 12):
-            key = "content-type"
-            self.is_event_stream = last - first >= 17 and memcmp(line + first, b"text/event-stream", 17) == 0
+        self.headers.append((name, PyUnicode_DecodeASCII(<const char*>value, length, NULL)))
+        return 0
+
+    # Those that engines send, which are the same for each answer.
+    cdef int _content_type(self, const unsigned char* value, size_t length) except -1:
+        self.is_event_stream = length >= 17 and memcmp(value, b"text/event-stream", 17) == 0
+        if _is(value, length, b"application/json", 16):
+            self.headers.append(_JSON)
+        elif _is(value, length, b"text/event-stream; charset=utf-8", 32):
+            self.headers.append(_EVENTS)
         else:
-            key = PyUnicode_DecodeASCII(<const char*>name, colon, NULL)
-        self.headers.append((key, PyUnicode_DecodeASCII(<const char*>line + first, last - first, NULL)))
+            return self._pass_on("content-type", value, length)
         return 0
 
     cdef int _content_length(self, const unsigned char* value, size_t length) except -1:
         cdef uint64_t number = 0
         cdef size_t i
-        if self.length is not None or not 1 <= length <= 18:
+        if self.announced >= 0 or not 1 <= length <= 18:
             raise FramingError("a length that is none, or two")
         for i in range(length):
             if value[i] < 48 or value[i] > 57:
                 raise FramingError("a length that is none")
             number = number * 10 + (value[i] - 48)
-        self.length = number
+        self.announced = number
         return 0
 
     # Headers that this connection alone is about, and whether it goes on.
@@ -218,10 +271,9 @@ cpdef object body_of(Head head):
     if head is None:
         raise TypeError("head must be there")
     cdef BodyReader body = BodyReader.__new__(BodyReader)
-    cdef object length = head.length
-    body.framing = CHUNKED if head.chunked else UNTIL_CLOSE if length is None else LENGTH
+    body.framing = CHUNKED if head.chunked else UNTIL_CLOSE if head.announced < 0 else LENGTH
     if body.framing == LENGTH:
-        body.left = length
+        body.left = head.announced
         body.complete = body.left == 0
     return body
 
@@ -252,7 +304,7 @@ cdef class BodyReader:
             raise TypeError("data must be bytes")
         cdef size_t length = PyBytes_GET_SIZE(data)
         if start > length:
-            raise ValueError(f"start {start} of {length} bytes")
+            raise _beyond(start, length)
         if self.complete:
             self.excess += length - start
             return b""

@@ -14,3 +14,4 @@ cdef class Tail:
 
 cpdef object scan_usage(bytes text)
 cpdef Py_ssize_t events_in(bytes piece) except -1
+cpdef bint has_no_usage(bytes piece) except -1

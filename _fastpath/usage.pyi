@@ -11,6 +11,9 @@ def scan_usage(text: bytes) -> tuple[int, int, int] | None:
 def events_in(piece: bytes) -> int:
     """Server-sent events with a JSON object that begin in a piece of a stream. An event whose beginning is cut in two counts nowhere."""
 
+def has_no_usage(piece: bytes) -> bool:
+    """Whether a piece of a stream ends with an event, and holds no ``"usage"``: nothing of it need be held back or looked into."""
+
 @final
 class Tail:
     """The last 4 KB of a stream, where engines say what they counted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from _fastpath.clock import seconds
 from _fastpath.log_line import server_timing
 from _fastpath.usage import Tail, events_in, scan_usage
 from gateway import errors
@@ -17,12 +18,13 @@ from gateway.errors import ClientGone, Draining, PenstockError
 from gateway.exchange import Exchange
 from gateway.observability.metrics import RequestMetrics
 from gateway.settings import Settings
-from gateway.upstream.connection import Answer
+from gateway.upstream.connection import Answer, Sink
 
 LARGEST_WHOLE = 1 << 20
 """An answer of up to this many bytes is read whole before its head goes out, so that a broken one can still be an error."""
 Headers = list[tuple[str, str]]
 _TAIL_BYTES = 4096
+_OK = 200
 _UNAVAILABLE = 503
 
 
@@ -48,39 +50,42 @@ class Replier:
 
     def answer_at_once(self, exchange: Exchange, answer: Answer) -> bool:
         """Pass on an answer that came whole with its head, as most do; False when there is something to wait for. Raises ClientGone."""
-        _note_status(exchange, answer)
-        if not answer.is_complete or answer.is_event_stream:
+        head = answer.head
+        if not answer.is_complete or head is None or head.is_event_stream:
             return False
+        _note_status(exchange, head.status, head.headers)
         body = answer.take()
+        now = seconds(self._clock)
         if body:
-            self.note(exchange, len(body))
-        self._send_whole(exchange, answer, body)
+            self.note(exchange, len(body), now)
+        self._send_whole(exchange, head.headers, body, now)
         return True
 
     async def answer(self, exchange: Exchange, answer: Answer) -> None:
         """Pass an engine's answer on. Raises UpstreamError only while the client has seen nothing."""
-        _note_status(exchange, answer)
+        _note_status(exchange, answer.status, answer.headers)
         if answer.is_event_stream or (answer.length is not None and answer.length > LARGEST_WHOLE):
             await self._stream(exchange, answer, b"")
             return
         body = await answer.whole(LARGEST_WHOLE)
         if body:
-            self.note(exchange, len(body))
+            self.note(exchange, len(body), seconds(self._clock))
         if not answer.is_complete:
             await self._stream(exchange, answer, body)
             return
-        self._send_whole(exchange, answer, body)
+        self._send_whole(exchange, answer.headers, body, seconds(self._clock))
 
-    def _send_whole(self, exchange: Exchange, answer: Answer, body: bytes) -> None:
+    def _send_whole(self, exchange: Exchange, given: Headers, body: bytes, now: float) -> None:
         status = exchange.status
-        exchange.usage = scan_usage(body[-_TAIL_BYTES:]) if status == 200 else None
-        self.whole(exchange, status, self._headers(exchange, answer), body)
+        if status == _OK:
+            exchange.usage = scan_usage(body if len(body) <= _TAIL_BYTES else body[-_TAIL_BYTES:])
+        self.whole(exchange, status, self._headers(exchange, given), body, now)
 
-    def whole(self, exchange: Exchange, status: Count, headers: Headers, body: bytes) -> None:
-        """Send an answer that is complete. Raises ClientGone."""
+    def whole(self, exchange: Exchange, status: Count, headers: Headers, body: bytes, now: float) -> None:
+        """Send an answer that is complete, now. Raises ClientGone."""
         exchange.status = status
         exchange.responded = True
-        exchange.last_byte = self._clock()
+        exchange.last_byte = now
         exchange.bytes_out = len(body)
         try:
             exchange.protocol.response_bytes(status, headers, body)
@@ -91,10 +96,11 @@ class Replier:
         """Send an error."""
         note(exchange, error)
         headers = [*errors.headers(error), ("x-request-id", exchange.request_id)]
-        self.whole(exchange, error.status, self._with_details(exchange, headers), errors.body(error))
+        headers = self._with_details(exchange, headers)
+        self.whole(exchange, error.status, headers, errors.body(error), seconds(self._clock))
 
     async def _stream(self, exchange: Exchange, answer: Answer, before: bytes) -> None:
-        headers = self._headers(exchange, answer)
+        headers = self._headers(exchange, answer.headers)
         exchange.responded = True
         try:
             transport = exchange.protocol.response_stream(answer.status, headers)
@@ -109,7 +115,7 @@ class Replier:
             if before:
                 way.tail.add(before)
                 stream.send(before)
-            await answer.forward(way.take)
+            await answer.forward(way)
             way.end()
         except PenstockError as error:
             note(exchange, error)
@@ -125,32 +131,33 @@ class Replier:
             stream.close()
         exchange.usage = scan_usage(way.tail.text())
 
-    def note(self, exchange: Exchange, size: Count) -> None:
-        """A piece of the answer is there; with the first one the prompt is computed."""
-        now = self._clock()
+    def note(self, exchange: Exchange, size: Count, now: float) -> None:
+        """A piece of the answer was read; with the first one the prompt is computed."""
         if not exchange.first_byte:
             exchange.first_byte = now
             self._first_token(exchange)
         exchange.last_byte = now
         exchange.bytes_out += size
 
-    def _headers(self, exchange: Exchange, answer: Answer) -> Headers:
-        headers = [*answer.headers, ("x-request-id", exchange.request_id)]
+    def _headers(self, exchange: Exchange, given: Headers) -> Headers:
+        headers = list(given)
+        headers.append(("x-request-id", exchange.request_id))
         if exchange.reservation is not None:
             headers += self._limiter.headers(exchange.reservation)
         return self._with_details(exchange, headers)
 
     def _with_details(self, exchange: Exchange, headers: Headers) -> Headers:
-        if self._has_details and exchange.placement is not None:
-            now = exchange.first_byte or self._clock()
+        placement = exchange.placement
+        if self._has_details and placement is not None:
+            now = exchange.first_byte or seconds(self._clock)
             sent = exchange.sent or now  # an engine that was tried may have had nothing of it
             overhead, first = sent - exchange.started - exchange.waited, now - sent
-            headers.append(("x-penstock-endpoint", exchange.placement.placed.name))
+            headers.append(("x-penstock-endpoint", placement.placed.name))
             headers.append(("server-timing", server_timing(overhead, exchange.waited, first)))
         return headers
 
 
-class Forwarding:
+class Forwarding(Sink):
     """A stream on its way: each piece is noted, its text kept as far as it may say what was used, and sent on as it was read."""
 
     def __init__(
@@ -165,13 +172,16 @@ class Forwarding:
         self._gaps = metrics.gap_series(exchange)
         self._hidden = UsageEventFilter() if events and exchange.asked_for_usage else None
 
-    def take(self, piece: bytes) -> None:
+    def take(self, piece: bytes, now: float) -> None:
         """The next piece. Raises ClientGone."""
         exchange = self._exchange
         earlier = exchange.last_byte
-        self._replier.note(exchange, len(piece))
         if earlier:
-            self._metrics.gap(self._gaps, exchange.last_byte - earlier)
+            exchange.last_byte = now
+            exchange.bytes_out += len(piece)
+            self._metrics.gap(self._gaps, now - earlier)
+        else:
+            self._replier.note(exchange, len(piece), now)
         if self._events:
             exchange.chunks += events_in(piece)
         self.tail.add(piece)
@@ -186,10 +196,10 @@ class Forwarding:
             self._stream.send(rest)
 
 
-def _note_status(exchange: Exchange, answer: Answer) -> None:
-    exchange.status = answer.status
-    if exchange.status == _UNAVAILABLE:
-        exchange.pushes_back = any(name.lower() == "retry-after" for name, _ in answer.headers)
+def _note_status(exchange: Exchange, status: Count, headers: Headers) -> None:
+    exchange.status = status
+    if status == _UNAVAILABLE:
+        exchange.pushes_back = "retry-after" in [name.lower() for name, _ in headers]
 
 
 def note(exchange: Exchange, error: PenstockError) -> None:

@@ -4,29 +4,11 @@ from __future__ import annotations
 
 import orjson
 
+from _fastpath.request_head import passed_on
 from _fastpath.splice import splice, with_usage
 from gateway.exchange import Exchange
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.connection import Answer
-
-_PASSED_ON = ("accept", "traceparent", "tracestate", "user-agent")
-
-
-def upstream_headers(exchange: Exchange, forwards_authorization: bool = False) -> str:
-    """The lines that an engine is told: never the client's host or hop-by-hop headers, and its credentials only where that is set."""
-    header = exchange.header
-    lines = f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {exchange.request_id}\r\n"
-    for name in _PASSED_ON:
-        value = header(name)
-        if value and value.isascii() and value.isprintable():
-            lines = f"{lines}{name}: {value}\r\n"
-        elif name == "accept":
-            lines += "accept: */*\r\n"
-    if forwards_authorization:
-        value = header("authorization")
-        if value and value.isascii() and value.isprintable():
-            lines = f"{lines}authorization: {value}\r\n"
-    return lines
 
 
 def upstream_body(exchange: Exchange) -> bytes:
@@ -57,8 +39,9 @@ def send_at_once(exchange: Exchange, client: UpstreamClient, forwards_authorizat
     connection = client.kept(placement.placed.endpoint)
     if connection is None:
         return None
-    headers = upstream_headers(exchange, forwards_authorization)
-    return client.ask(connection, exchange.path, headers, upstream_body(exchange), placement.pool.traffic)
+    headers = passed_on(exchange.request_id, exchange.header, forwards_authorization)
+    body, traffic = upstream_body(exchange), placement.pool.traffic
+    return client.ask(connection, exchange.path, headers, body, traffic, exchange.sent)
 
 
 async def head_of(
@@ -69,5 +52,6 @@ async def head_of(
         return answer
     placement = exchange.placement
     assert placement is not None
-    headers, body = upstream_headers(exchange, forwards_authorization), upstream_body(exchange)
+    headers = passed_on(exchange.request_id, exchange.header, forwards_authorization)
+    body = upstream_body(exchange)
     return await client.send_anew(placement.placed.endpoint, exchange.path, headers, body, placement.pool.traffic)

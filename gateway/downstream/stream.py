@@ -73,18 +73,22 @@ class ClientStream:
             self._taken = kind
         size = len(piece)
         # the chunk's size in hexadecimal, and two line ends
-        self._handed_over += size + 4
-        rest = size
+        self._handed_over += size + 5
+        rest = size >> 4
         while rest:
             self._handed_over += 1
             rest >>= 4
         self._unchecked += size
         if self._unchecked >= self._check_bytes and self._timer is None:
-            self._unchecked = 0
-            if self._backlog() > self._limits.backlog_bytes:
-                self._source.pause()
-                self._deadline = self._clock() + self._limits.slow_client_seconds
-                self._timer = asyncio.get_running_loop().call_later(_POLL_SECONDS, self._look_again)
+            self._check()
+
+    def _check(self) -> None:
+        """Pause the source when too much of the stream is unread."""
+        self._unchecked = 0
+        if self._backlog() > self._limits.backlog_bytes:
+            self._source.pause()
+            self._deadline = self._clock() + self._limits.slow_client_seconds
+            self._timer = asyncio.get_running_loop().call_later(_POLL_SECONDS, self._look_again)
 
     async def fail(self, event: bytes) -> None:
         """Tell a client of a stream that it failed, then cut the connection."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import orjson
 
+from _fastpath.usage import has_no_usage
+
 MOST_HELD = 64 << 10
 """Of an event that has not ended; a longer one is no usage event and passes as it comes."""
 
@@ -21,7 +23,7 @@ class UsageEventFilter:
 
     def feed(self, piece: bytes) -> bytes:
         """The next piece of the stream: what of it the client may have now."""
-        if not self._partial and piece.endswith(b"\n\n") and b'"usage"' not in piece:
+        if not self._partial and has_no_usage(piece):
             return piece  # whole events, as most pieces are
         data = self._partial + piece if self._partial else piece
         end = max(_end_of_last(data, b"\n\n"), _end_of_last(data, b"\r\n\r\n"))

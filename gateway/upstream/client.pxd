@@ -1,3 +1,5 @@
+from _fastpath.clock cimport seconds
+from _fastpath.request_head cimport request_head
 from gateway.deadlines cimport Deadlines
 from gateway.upstream.connection cimport Answer, Connection
 from gateway.upstream.pool cimport Pool
@@ -7,7 +9,4 @@ cdef class UpstreamClient:
     cdef object _clock, _tls, _authorities
     cdef readonly Pool _pool
     cpdef Connection kept(self, endpoint)
-    cpdef Answer ask(self, Connection connection, str path, str headers, bytes body, traffic)
-    cpdef Answer _ask(self, Connection connection, bytes head, bytes body, traffic)
-
-cpdef bytes _head(str host, str path, str headers, long long length)
+    cpdef Answer ask(self, Connection connection, str path, str headers, bytes body, traffic, double now=*)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from gateway.counting import Count
+from _fastpath.clock import seconds
+from _fastpath.request_head import request_head
 from gateway.datastore.model import Endpoint, Traffic
 from gateway.deadlines import Deadlines
 from gateway.errors import UpstreamError, UpstreamTimeout
@@ -64,9 +65,13 @@ class UpstreamClient:
         """A connection that is kept to an endpoint and belongs to the caller from now on, None where there is none."""
         return self._pool.take(endpoint)
 
-    def ask(self, connection: Connection, path: str, headers: str, body: bytes, traffic: Traffic) -> Answer:
-        """Send a request on a connection, without waiting for anything."""
-        return self._ask(connection, _head(connection.host, path, headers, len(body)), body, traffic)
+    def ask(
+        self, connection: Connection, path: str, headers: str, body: bytes, traffic: Traffic, now: float = 0.0
+    ) -> Answer:
+        """Send a request on a connection, without waiting for anything. ``now``: on this client's clock, which is looked at without it."""
+        return connection.ask(
+            request_head(connection.start_of(path), headers, len(body)), body, traffic, now or seconds(self._clock)
+        )
 
     async def has_head(self, answer: Answer) -> bool:
         """Wait for the head of what was asked on a kept connection: False when the engine had closed it, and had nothing of the request.
@@ -85,12 +90,6 @@ class UpstreamClient:
     async def close(self) -> None:
         """Close every connection."""
         self._pool.close()
-
-    def _ask(self, connection: Connection, head: bytes, body: bytes, traffic: Traffic) -> Answer:
-        answer = Answer(connection, traffic.timeout, traffic.idle_timeout)
-        connection.wait_until(self._clock() + traffic.timeout)
-        connection.send(head, body, answer)
-        return answer
 
     async def _connect(self, endpoint: Endpoint, traffic: Traffic) -> Connection:
         # a task of its own: connecting is rare, and a run of the request path has no deadlines of asyncio's
@@ -157,8 +156,3 @@ def _handshake_failed(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"The engine's certificate cannot be trusted: {error.verify_message.partition(',')[0]}."
     return f"The engine does not speak TLS as it should: {error.reason or 'unknown reason'}."
-
-
-def _head(host: str, path: str, headers: str, length: Count) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n"
-    return head.encode("latin-1")

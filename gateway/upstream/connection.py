@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol, cast
+from typing import cast
 
+from _fastpath.clock import seconds
 from _fastpath.gather import send_both
 from _fastpath.http1 import BodyReader, FramingError, Head, body_of, parse_head
-from gateway.datastore.model import Endpoint
+from gateway.datastore.model import Endpoint, Traffic
 from gateway.deadlines import Deadlines
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.waiting import Signal
@@ -22,7 +24,7 @@ _MOST_INTERIM = 8
 _AGES = 1e6
 
 
-class Keeper(Protocol):
+class Keeper:
     """Who owns a connection between two requests."""
 
     def give(self, connection: Connection) -> None:
@@ -30,6 +32,13 @@ class Keeper(Protocol):
 
     def lost(self, connection: Connection) -> None:
         """It is closed."""
+
+
+class Sink:
+    """Where the body of an answer goes as it is read."""
+
+    def take(self, piece: bytes, now: float) -> None:
+        """The next piece, and when it was read. What this raises ends the answer."""
 
 
 class Connection:
@@ -40,13 +49,14 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint, keeper: Keeper, deadlines: Deadlines, clock: Callable[[], float]) -> None:
         self.endpoint = endpoint
+        self.identity: str = endpoint.identity
+        """Of its endpoint."""
         self.host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
         """The value of its requests' ``host``."""
         self.host += f":{endpoint.port}"
         self.clock = clock
         self.due = clock() + KEPT_SECONDS
         self.is_closed = False
-        self.requests = 0
         self._keeper = keeper
         self._deadlines = deadlines
         self._looked_at = deadlines.add(self, self.due)
@@ -54,6 +64,11 @@ class Connection:
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
         self._is_paused = False
+        self._is_buffered = False  # whether the transport was given something to write
+        # what the last request had, and most have again
+        self._path, self._start = "", b""
+        self._traffic: Traffic | None = None
+        self._timeout = self._idle_timeout = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands."""
@@ -67,16 +82,35 @@ class Connection:
         if due < self._looked_at:
             self._looked_at = self._deadlines.add(self, due)
 
-    def send(self, head: bytes, body: bytes, answer: Answer) -> None:
-        """Send a request in one write; ``answer`` is told what comes back."""
-        assert self._transport is not None
-        self.requests += 1
+    def start_of(self, path: str) -> bytes:
+        """The first lines of a request for a path: what it asks for, and the host."""
+        if path != self._path:
+            self._path, self._start = path, f"POST {path} HTTP/1.1\r\nhost: {self.host}\r\n".encode("latin-1")
+        return self._start
+
+    def ask(self, head: bytes, body: bytes, traffic: Traffic, now: float) -> Answer:
+        """Send a request: its answer, of which nothing has come yet."""
+        if traffic is not self._traffic:
+            self._traffic, self._timeout, self._idle_timeout = traffic, traffic.timeout, traffic.idle_timeout
+        answer = Answer()
+        answer._begin(self, self._timeout, self._idle_timeout)
+        self.wait_until(now + self._timeout)
         self._answer = answer
+        self._send(head, body)
+        return answer
+
+    def _send(self, head: bytes, body: bytes) -> None:
+        """In one write."""
+        assert self._transport is not None
+        head_size = len(head)
         written = send_both(self._descriptor, head, body) if self._descriptor >= 0 else 0
-        if written < len(head):
+        if written == head_size + len(body):
+            return
+        self._is_buffered = True
+        if written < head_size:
             self._transport.writelines((head[written:], body))
-        elif written < len(head) + len(body):
-            self._transport.write(body[written - len(head) :])
+        else:
+            self._transport.write(body[written - head_size :])
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer, or bytes that nobody asked for."""
@@ -105,16 +139,23 @@ class Connection:
         if answer is not None:
             answer.lost()
 
-    def release(self, is_reusable: bool) -> None:
+    def release(self, is_reusable: bool, now: float) -> None:
         """The answer is over."""
         self._answer = None
-        transport = self._transport
-        if is_reusable and not self.is_closed and transport is not None and not transport.get_write_buffer_size():
-            self._read_on()  # the last piece may have been one too many: unread, it would hide the engine's leaving
-            self.wait_until(self.clock() + KEPT_SECONDS)
+        if is_reusable and not self.is_closed and not self._has_unsent():
+            if self._is_paused:
+                self._read_on()  # the last piece may have been one too many: unread, it would hide the engine's leaving
+            self.wait_until(now + KEPT_SECONDS)
             self._keeper.give(self)
         else:
             self.drop()
+
+    def _has_unsent(self) -> bool:
+        """Whether a part of the request still waits to be written: whoever answers before has not read it."""
+        if not self._is_buffered:
+            return False
+        self._is_buffered = False
+        return self._transport is None or self._transport.get_write_buffer_size() > 0
 
     def drop(self) -> None:
         """Close at once: the engine sees it, and stops working."""
@@ -126,7 +167,7 @@ class Connection:
     def pause(self) -> None:
         """Read nothing more. That nothing comes is not the engine's fault meanwhile."""
         if self._transport is not None and not self.is_closed:
-            self.due = self.clock() + _AGES
+            self.due = seconds(self.clock) + _AGES
             if not self._is_paused:
                 self._is_paused = True
                 self._transport.pause_reading()
@@ -134,7 +175,7 @@ class Connection:
     def resume(self, patience: float) -> None:
         """Read on; the next piece must come within so many seconds."""
         if self._transport is not None and not self.is_closed:
-            self.wait_until(self.clock() + patience)
+            self.wait_until(seconds(self.clock) + patience)
             self._read_on()
 
     def _read_on(self) -> None:
@@ -159,21 +200,28 @@ class Connection:
 class Answer:
     """An engine's answer: first its head, then its body in the pieces that the engine sent."""
 
-    def __init__(self, connection: Connection, timeout: float, idle: float) -> None:
-        self._connection: Connection | None = connection
-        self._timeout, self._idle_timeout = timeout, idle
-        self._early = b""
+    def __init__(self) -> None:
+        self._connection: Connection | None = None
+        self._timeout = self._idle_timeout = 0.0
+        self._early = self._first = b""
         self._interim = 0
         self._body: BodyReader | None = None
-        self._pieces: deque[bytes] = deque()
+        # pieces that wait to be taken: most answers have one, and need no queue
+        self._further: deque[bytes] | None = None
         self._unread = 0
         self._is_paused = False
         self._patience = -1
-        self._sink: Callable[[bytes], None] | None = None
+        self._sink: Sink | None = None
+        self.is_complete: bool = False
+        """The body has come whole."""
         self.head: Head | None = None
         self.error: Exception | None = None
         self.arrived = Signal()
         """Set when there is something to take: the head, a piece, the end."""
+
+    def _begin(self, connection: Connection, timeout: float, idle: float) -> None:
+        self._connection = connection
+        self._timeout, self._idle_timeout = timeout, idle
 
     @property
     def status(self) -> int:
@@ -199,11 +247,6 @@ class Answer:
         assert self.head is not None
         return self.head.is_event_stream
 
-    @property
-    def is_complete(self) -> bool:
-        """The body has come whole."""
-        return self._body is not None and self._body.complete
-
     async def wait_for_head(self) -> None:
         """Raises UpstreamError or UpstreamTimeout."""
         while self.head is None:
@@ -226,7 +269,7 @@ class Answer:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The rest of the body as it comes. Raises UpstreamError when it breaks off, UpstreamTimeout when it stalls."""
         while True:
-            while self._pieces:
+            while self._unread:
                 yield self._take_one()
             if self.is_complete:
                 return
@@ -235,10 +278,10 @@ class Answer:
             self.arrived.clear()
             await self.arrived
 
-    async def forward(self, sink: Callable[[bytes], None]) -> None:
+    async def forward(self, sink: Sink) -> None:
         """Hand the rest of the body to ``sink``, piece by piece as it is read. Raises UpstreamError, and what ``sink`` raises."""
-        while self._pieces:
-            sink(self._take_one())
+        while self._unread:
+            sink.take(self._take_one(), self._now())
         self._sink = sink
         self._patience = 0
         try:
@@ -265,33 +308,40 @@ class Answer:
         """Nobody wants the rest. A connection whose answer was not read to its end is dropped: the engine sees it at once."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.release(is_reusable=False)
+            connection.release(False, 0.0)
 
     # What the connection calls.
 
     def feed(self, data: bytes) -> None:
         """Bytes of the connection."""
-        connection = self._connection
+        connection, head, body, start = self._connection, self.head, self._body, 0
         assert connection is not None
         try:
-            start = 0
-            if self._body is None:
-                data, start = self._feed_head(data)
-                if self._body is None:
+            if head is None or body is None:
+                if self._early:
+                    data, self._early = self._early + data, b""
+                head = self._read_head(data)
+                if head is None:
                     return
-            connection.wait_until(connection.clock() + self._idle_timeout)
-            piece = self._body.feed(data, start)
+                self.head = head
+                self._body = body = body_of(head)
+                start = head.end
+            piece = body.feed(data, start)
         except FramingError as error:
             self.fail(_refused(error) if self.head is None else _broke_off(error))
             return
+        now = seconds(connection.clock)
+        if body.complete:
+            self.is_complete = True
+        else:
+            connection.wait_until(now + self._idle_timeout)
         if piece:
-            self._deliver(piece)
-        if self._body.complete and self._connection is not None:
+            self._deliver(piece, now)
+        if body.complete and self._connection is not None:
             self._connection = None
-            assert self.head is not None
-            connection.release(self.head.keeps_alive and not self._body.excess)
+            connection.release(head.keeps_alive and not body.excess, now)
         # who takes the body whole, or has it forwarded, waits for its end alone
-        if self._body.complete or self._unread > self._patience:
+        if body.complete or self._unread > self._patience:
             self.arrived.set()
 
     def lost(self) -> None:
@@ -299,8 +349,10 @@ class Answer:
         self._connection = None
         if self._body is None:
             self.error = UpstreamError("The engine closed the connection without an answer.")
-        elif not self._body.complete and not self._body.end():
-            self.error = _broke_off(None)
+        elif not self.is_complete:
+            self.is_complete = self._body.end()
+            if not self.is_complete:
+                self.error = _broke_off(None)
         self.arrived.set()
 
     def overdue(self) -> None:
@@ -316,21 +368,28 @@ class Answer:
         self.close()
         self.arrived.set()
 
-    def _deliver(self, piece: bytes) -> None:
-        if self._sink is not None:
+    def _deliver(self, piece: bytes, now: float) -> None:
+        sink = self._sink
+        if sink is not None:
             try:
-                self._sink(piece)
+                sink.take(piece, now)
             except Exception as error:
                 self.fail(error)
             return
-        self._pieces.append(piece)
+        if not self._unread:
+            self._first = piece
+        else:
+            if self._further is None:
+                self._further = deque()
+            self._further.append(piece)
         self._unread += len(piece)
         if self._unread > MOST_UNREAD and not self._is_paused and self._unread > self._patience:
             self._is_paused = True
             self.pause()
 
     def _take_one(self) -> bytes:
-        piece = self._pieces.popleft()
+        piece = self._first
+        self._first = self._further.popleft() if self._further else b""
         self._unread -= len(piece)
         if self._is_paused and self._unread <= MOST_UNREAD // 2:
             self._is_paused = False
@@ -339,34 +398,34 @@ class Answer:
 
     def take(self) -> bytes:
         """What has come of the body and was not taken yet."""
-        pieces = self._pieces
+        found = self._first
+        if self._further:
+            found = b"".join((found, *self._further))
+            self._further = None
+        self._first = b""
         self._unread = 0
         if self._is_paused:
             self._is_paused = False
             self.resume()
-        found = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
         return found
 
-    def _feed_head(self, data: bytes) -> tuple[bytes, int]:
-        """What was read, and where in it the body begins once the head is there."""
-        if self._early:
-            data, self._early = self._early + data, b""
+    def _now(self) -> float:
+        return seconds(self._connection.clock if self._connection is not None else time.monotonic)
+
+    def _read_head(self, data: bytes) -> Head | None:
+        """The head of the answer, None while its end has not come."""
         start = 0
         while True:
             head = parse_head(data, start)
             if head is None:
                 self._early = data[start:]
-                return b"", 0
-            start = head.end
+                return None
             if head.status >= 200:
-                break
+                return head
+            start = head.end
             self._interim += 1
             if self._interim > _MOST_INTERIM:
                 raise FramingError("too many interim answers")
-        self.head = head
-        self._body = body_of(head)
-        return data, start
 
 
 def _refused(error: Exception) -> UpstreamError:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from gateway.datastore.model import Endpoint
-from gateway.upstream.connection import Connection
+from gateway.upstream.connection import Connection, Keeper
 
 
-class Pool:
+class Pool(Keeper):
     """Idle connections of one worker, bound to their endpoint's identity."""
 
     def __init__(self) -> None:
-        self._idle: dict[str, deque[Connection]] = {}
+        self._idle: dict[str, list[Connection]] = {}
         self.connections: set[Connection] = set()
         """All that stand, in use or not."""
 
@@ -21,7 +19,9 @@ class Pool:
         idle = self._idle.get(endpoint.identity)
         while idle:
             connection = idle.pop()
-            if not connection.is_closed and _same_place(connection.endpoint, endpoint):
+            # the endpoint itself is another object when anything about it was written anew
+            known = connection.endpoint
+            if not connection.is_closed and (known is endpoint or _same_place(known, endpoint)):
                 return connection
             connection.drop()
         return None
@@ -32,23 +32,22 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """It can take another request."""
-        identity = connection.endpoint.identity
-        idle = self._idle.get(identity)
+        idle = self._idle.get(connection.identity)
         if idle is None:
-            idle = self._idle[identity] = deque()
+            idle = self._idle[connection.identity] = []
         idle.append(connection)
 
     def lost(self, connection: Connection) -> None:
         """It is closed."""
         self.connections.discard(connection)
-        idle = self._idle.get(connection.endpoint.identity)
+        idle = self._idle.get(connection.identity)
         if idle is not None:
             try:
                 idle.remove(connection)
             except ValueError:
                 pass  # it was in use
             if not idle:
-                del self._idle[connection.endpoint.identity]
+                del self._idle[connection.identity]
 
     def close(self) -> None:
         """Drop every connection."""
@@ -57,4 +56,4 @@ class Pool:
 
 
 def _same_place(one: Endpoint, other: Endpoint) -> bool:
-    return one is other or (one.address, one.port, one.scheme) == (other.address, other.port, other.scheme)
+    return (one.address, one.port, one.scheme) == (other.address, other.port, other.scheme)

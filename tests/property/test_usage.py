@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from _fastpath.usage import Tail, events_in, scan_usage
+from _fastpath.usage import Tail, events_in, has_no_usage, scan_usage
 from tests.property.bodies import FRAGMENTS
 from tests.reference import usage as twin
 from tests.support.examples import examples
@@ -124,3 +124,36 @@ def test_the_tail_is_the_last_of_all_pieces(sizes: list[int], content: bytes) ->
         tail.add(piece)
         plain.add(piece)
         assert tail.text() == plain.text()
+
+
+@FASTER
+@given(
+    st.lists(st.sampled_from([b'"usage"', b'"usag', b'"', b"\n", b"\n\n", b"a"]) | st.binary(max_size=6), max_size=8)
+)
+def test_pieces_without_usage_are_the_twins(fragments: list[bytes]) -> None:
+    piece = b"".join(fragments)
+    assert has_no_usage(piece) == twin.has_no_usage(piece)
+
+
+COUNTED = [b'"prompt_tokens"', b'"input_tokens"', b'"completion_tokens"', b'"output_tokens"', b'"cached_tokens"']
+
+
+@FAST
+@given(st.lists(st.sampled_from(COUNTED), max_size=8), st.integers(0, 1000), st.integers(0, 2040))
+def test_the_first_count_of_each_name_counts_and_none_that_is_far_away(
+    names: list[bytes], number: int, before: int
+) -> None:
+    members = [b"%b:%d" % (name, number + place) for place, name in enumerate(names)]
+    found = scan_usage(b'{"usage":{"a":"%b",%b}}' % (b"x" * before, b",".join(members)))
+    counts = {}
+    at = len(b'"usage":{"a":"",') + before
+    for place, name in enumerate(names):
+        if at + len(name) < 2048:
+            counts.setdefault(name, number + place)
+        at += len(members[place]) + 1
+    prompt = counts.get(COUNTED[0], counts.get(COUNTED[1]))
+    completion = counts.get(COUNTED[2], counts.get(COUNTED[3], 0))
+    end = min(2048, at)
+    if prompt is None or end < at:
+        return  # whether a name just before the end of the window counts is not laid down
+    assert found == (prompt, completion, counts.get(COUNTED[4], -1))

@@ -37,6 +37,11 @@ def events_in(piece: bytes) -> int:
     return piece.count(b"data: {")
 
 
+def has_no_usage(piece: bytes) -> bool:
+    """Whether it ends with an event, and none of it names usage."""
+    return piece.endswith(b"\n\n") and b'"usage"' not in piece
+
+
 class Tail:
     """The end of everything that was added."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 from gateway.exchange import OPERATIONS, Exchange
 from gateway.upstream import connection
@@ -86,7 +87,7 @@ class Protocol:
 class Answer(connection.Answer):
     """An engine's answer in the pieces given; an exception among them is raised in its place, None hangs."""
 
-    status = headers = length = is_event_stream = is_complete = None
+    status = headers = length = is_event_stream = None
 
     def __init__(self, pieces, status=200, headers=(), length=None, is_event_stream=False):
         self._pieces = iter(pieces)  # as in an engine's connection, what was read is gone
@@ -118,7 +119,7 @@ class Answer(connection.Answer):
 
     async def forward(self, sink):
         async for piece in self._chunks or self.chunks():
-            sink(piece)
+            sink.take(piece, time.monotonic())
             if self._failing is not None:
                 raise self._failing
         self.is_complete = True

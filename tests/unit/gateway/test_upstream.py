@@ -9,7 +9,7 @@ from gateway.datastore.model import Endpoint, Traffic
 from gateway.deadlines import Deadlines
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.upstream.client import UpstreamClient
-from gateway.upstream.connection import MOST_UNREAD
+from gateway.upstream.connection import MOST_UNREAD, Sink
 from gateway.waiting import Run
 
 TRAFFIC = Traffic(timeout=0.3, idle_timeout=0.2, connect_timeout=0.3)
@@ -22,6 +22,16 @@ async def client():
     yield found
     await found.close()
     deadlines.close()
+
+
+class Pieces(Sink):
+    """Keeps what is forwarded."""
+
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    def take(self, piece, now):
+        self.pieces.append(piece)
 
 
 class Engine:
@@ -384,7 +394,7 @@ async def test_an_answer_that_is_too_large_to_be_taken_whole_is_read_on_when_it_
         first = await answer.whole(1 << 20)
         assert 1 << 20 < len(first) < len(content)
         pieces = [first]
-        await asyncio.wait_for(answer.forward(pieces.append), 10)
+        await asyncio.wait_for(answer.forward(Pieces(pieces)), 10)
         assert b"".join(pieces) == content
         answer.close()
         await client.close()
