@@ -83,6 +83,16 @@ def test_learn_512_blocks(benchmark: Callable[..., Any], indexes: Indexes) -> No
     assert indexes.compiled.match(BlockHashes.of(VALUES), [5]) == [BLOCKS]
 
 
+def test_learn_3000_new_blocks(benchmark: Callable[..., Any], indexes: Indexes) -> None:
+    """A long prompt that nobody has sent before: each block's place is cold. Target: less than 100 us."""
+    others = Random(3)
+
+    def prompt() -> tuple[tuple[BlockHashes, int, float], dict[str, Any]]:
+        return (BlockHashes.of([others.getrandbits(64) for _ in range(3000)]), 5, 2.0), {}
+
+    benchmark.pedantic(indexes.compiled.learn, setup=prompt, rounds=200)  # type: ignore[attr-defined]
+
+
 def test_learn_512_blocks_twin(benchmark: Callable[..., Any], indexes: Indexes) -> None:
     benchmark(indexes.plain.learn, VALUES, 5, 2.0)
     assert indexes.plain.match(VALUES, [5]) == [BLOCKS]
