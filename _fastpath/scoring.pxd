@@ -121,7 +121,7 @@ cdef class Scheduler:
     cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens, double now=*)
     cdef double _random(self) noexcept nogil
     cdef size_t _leave_out(self, Pool pool, size_t candidates) noexcept nogil
-    cdef double _crowding(self, Pool pool) noexcept nogil
+    cdef double _busy(self, Pool pool) noexcept nogil
     cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil
     cdef double _look_back(self, Pool pool, bint is_shared) noexcept nogil
     cdef double _weigh_biases(self, Pool pool) noexcept nogil

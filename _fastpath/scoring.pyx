@@ -20,7 +20,8 @@ SCORES_BY_NAME = {"least-request": 0, "least-latency": 1, "kv-usage": 2, "prefix
 cdef double KV_COMFORT = 0.9                # share of KV cache in use above which preemptions begin
 cdef double KV_PRESSURE_SECONDS = 10.0      # cost of a full KV cache over one at KV_COMFORT
 cdef double TIE = 1e-9
-cdef double CROWDING_WEIGHT = 5.0           # of what a request's prefill costs those that wait behind it
+cdef double CROWDING_WEIGHT = 6.0           # of what a request's prefill costs those that wait behind it
+cdef double WAITING_WEIGHT = 1.5            # a second behind other prefills counts so much more while all endpoints are busy
 cdef double EVENNESS_WEIGHT = 2.0           # of a prompt token to be computed where as much was sent lately as to the mean endpoint
 cdef double EVEN_SECONDS = 12.0             # of prefill beside that mean: where little was sent to all, nobody is uneven
 cdef double BIAS_WEIGHT = 0.7               # of a prompt token to be computed where a gateway among many has the largest bias
@@ -58,6 +59,12 @@ cdef double _speed(double expected, double tokens, double seconds) noexcept nogi
     if not speed < expected * SPEED_RANGE:
         return expected * SPEED_RANGE
     return max(speed, expected / SPEED_RANGE)
+
+
+# Times that a prompt token to be computed counts. Whoever comes while an engine computes a prompt waits for it; of a queue that is busy
+# for a share of the time, share / (1 - share) come before it is empty again. 1 when nobody has anything to compute.
+cdef double _crowding(double busy) noexcept nogil:
+    return 1 + CROWDING_WEIGHT * busy / (1 - min(busy, MOST_CROWDED))
 
 
 @cython.final
@@ -362,19 +369,14 @@ cdef class Scheduler:
                     self.due = -1
         return candidates
 
-    # Times that a prompt token to be computed counts. Whoever comes while an engine computes a prompt waits for it; of a queue that is
-    # busy for a share b of the time, b / (1 - b) come before it is empty again. 1 when nobody has anything to compute.
-    cdef double _crowding(self, Pool pool) noexcept nogil:
+    # Share of the candidates that have prompts to compute.
+    cdef double _busy(self, Pool pool) noexcept nogil:
         cdef size_t i, candidates = 0, busy = 0
-        cdef double share
         for i in range(pool.count):
             if pool.candidates[i].reason == CANDIDATE:
                 candidates += 1
                 busy += pool.candidates[i].prefill_tokens > 0
-        if candidates == 0:
-            return 1
-        share = <double>busy / candidates
-        return 1 + CROWDING_WEIGHT * share / (1 - min(share, MOST_CROWDED))
+        return <double>busy / candidates if candidates > 0 else 0.0
 
     # The speed of each candidate. Measurements of equal engines differ by what each had to do, and whoever looks faster gets longer
     # prompts, with which it looks faster still: so only what differs by more than EQUAL_SPEED from the pool's mean does so for us.
@@ -453,7 +455,8 @@ cdef class Scheduler:
                              double now) noexcept nogil:
         cdef size_t i
         cdef Candidate* c
-        cdef double uncached, seconds, slowness, recent, weight = self._crowding(pool), foreign = self._weigh_biases(pool)
+        cdef double uncached, seconds, slowness, recent, busy = self._busy(pool), foreign = self._weigh_biases(pool)
+        cdef double weight = _crowding(busy), waiting = 1 + WAITING_WEIGHT * busy
         self._measure(pool, policy)
         recent = self._look_back(pool, foreign > 0) + EVEN_SECONDS
         for i in range(pool.count):
@@ -473,6 +476,7 @@ cdef class Scheduler:
             c.prefill_seconds = (weight + EVENNESS_WEIGHT * c.recent / recent + (foreign * c.bias if foreign > 0 else 0.0)) * seconds
             seconds += c.queue_seconds
             c.lateness_seconds = seconds * seconds / (2 * PATIENCE_SECONDS)
+            c.queue_seconds *= waiting
             # the request is slowed by each that runs beside it, and slows each of them as much
             slowness = policy.prefill_tokens_per_second / c.prefill_tokens_per_second
             c.decode_seconds = 2 * output_tokens * policy.decode_seconds_per_request * slowness * c.running

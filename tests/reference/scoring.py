@@ -17,7 +17,8 @@ SCORES = (
 KV_COMFORT = 0.9
 KV_PRESSURE_SECONDS = 10.0
 TIE = 1e-9
-CROWDING_WEIGHT = 5.0
+CROWDING_WEIGHT = 6.0
+WAITING_WEIGHT = 1.5
 EVENNESS_WEIGHT = 2.0
 EVEN_SECONDS = 12.0
 BIAS_WEIGHT = 0.7
@@ -250,12 +251,14 @@ def speeds(candidates: Sequence[Seen], policy: Policy) -> list[float]:
     return [mean * (max(1.0, one / EQUAL_SPEED) if one > 1 else min(1.0, one * EQUAL_SPEED)) for one in ratios]
 
 
-def crowding(candidates: Sequence[Seen]) -> float:
+def busy_share(candidates: Sequence[Seen]) -> float:
+    """Of the candidates, those that have prompts to compute."""
+    return sum(seen.endpoint.prefill_tokens > 0 for seen in candidates) / len(candidates) if candidates else 0.0
+
+
+def crowding(busy: float) -> float:
     """Times that a prompt token to be computed counts."""
-    if not candidates:
-        return 1.0
-    share = sum(seen.endpoint.prefill_tokens > 0 for seen in candidates) / len(candidates)
-    return 1 + CROWDING_WEIGHT * share / (1 - min(share, MOST_CROWDED))
+    return 1 + CROWDING_WEIGHT * busy / (1 - min(busy, MOST_CROWDED))
 
 
 def affinity(seen: Seen) -> str:
@@ -335,15 +338,17 @@ def score_by_cost(
     blocks: int,
     prompt_tokens: float,
     output_tokens: float,
-    factor: float,
+    busy: float,
+    added: float,
     rate: float,
     now: float,
 ) -> float:
-    """Minus the seconds that the request adds there; ``factor``: times that its own prefill counts."""
+    """Minus the seconds that the request adds there; ``added`` to the times that its own prefill counts."""
     uncached = prompt_tokens - (prompt_tokens * seen.endpoint.matched_blocks / blocks if blocks else 0)
     queued = queue_seconds(seen.endpoint, rate, now)
     first_token = queued + uncached / rate
-    seconds = queued + factor * uncached / rate + first_token**2 / (2 * PATIENCE_SECONDS)
+    seconds = (1 + WAITING_WEIGHT * busy) * queued + (crowding(busy) + added) * uncached / rate
+    seconds += first_token**2 / (2 * PATIENCE_SECONDS)
     slowness = policy.prefill_tokens_per_second / rate
     seconds += 2 * output_tokens * policy.decode_seconds_per_request * slowness * seen.running
     seconds += max(0.0, (seen.kv_usage - KV_COMFORT) / (1 - KV_COMFORT)) * KV_PRESSURE_SECONDS
@@ -452,13 +457,13 @@ def decide(
         probe = leave_out_without_adapter(seen, probe)
     candidates = [one for one in seen if not one.filtered]
     if policy.by_cost:
-        factor, foreign = crowding(candidates), share_of_others(seen, policy, now)
+        busy, foreign = busy_share(candidates), share_of_others(seen, policy, now)
         loads = affinity_values(candidates, AFFINITY_LOADS) if for_adapter else [0.0] * len(candidates)
         rates = speeds(candidates, policy)
         values = iter(
             [
                 score_by_cost(
-                    one, policy, blocks, prompt_tokens, output_tokens, factor + EVENNESS_WEIGHT * much + bias, rate, now
+                    one, policy, blocks, prompt_tokens, output_tokens, busy, EVENNESS_WEIGHT * much + bias, rate, now
                 )
                 - policy.adapter_seconds * load
                 for one, rate, much, bias, load in zip(

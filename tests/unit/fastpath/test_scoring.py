@@ -450,16 +450,16 @@ def late(seconds: float) -> float:
 
 
 def test_cost_of_prefill(fleet: Fleet) -> None:
-    """Seconds of what is queued there and of the prompt, which counts six times while one endpoint of two is busy, and lateness."""
+    """Seconds of what is queued there and of the prompt, which count more while one endpoint of two is busy, and lateness."""
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 8000, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=4000)
-    assert scores == pytest.approx([-4.0 - late(1.5), -3.0 - late(0.5)])
+    assert scores == pytest.approx([-1.75 - 3.5 - late(1.5), -3.5 - late(0.5)])
     assert fleet.dry(pool)[0] == 1
 
 
 @pytest.mark.parametrize(
-    ("busy", "factor"), [(0, 1.0), (1, 1 + 5 * 0.1 / 0.9), (5, 6.0), (9, 46.0), (10, 51.0)]
+    ("busy", "factor"), [(0, 1.0), (1, 1 + 6 * 0.1 / 0.9), (5, 7.0), (9, 55.0), (10, 61.0)]
 )  # fmt: skip
 def test_a_prompt_to_compute_counts_the_more_the_more_endpoints_are_busy(
     fleet: Fleet, busy: int, factor: float
@@ -476,7 +476,7 @@ def test_what_is_computed_by_now_is_queued_no_more(fleet: Fleet) -> None:
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 16000, 0, NOW - 1.5)
     scores = fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0)
-    assert scores == pytest.approx([-0.5 - late(0.5), 0.0])
+    assert scores == pytest.approx([-1.75 * 0.5 - late(0.5), 0.0])
     fleet.decide(pool, prompt_tokens=0, excluded=[1])
     assert fleet.scheduler.queued_tokens == 4000
     assert fleet.scheduler.prefill_seconds == pytest.approx(0.5)
@@ -487,7 +487,7 @@ def test_the_next_prefill_begins_with_the_first_token_of_the_one_before(fleet: F
     for _ in range(2):
         fleet.scheduler.load.charge(0, 0, 8000, 0, NOW - 3)
     assert fleet.scheduler.first_token(pool, 0, 8000, NOW - 0.25)
-    assert fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0) == pytest.approx([-0.75 - late(0.75)])
+    assert fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0) == pytest.approx([-2.5 * 0.75 - late(0.75)])
 
 
 def test_an_engine_that_is_late_looks_worse_with_every_second(fleet: Fleet) -> None:
@@ -495,7 +495,7 @@ def test_an_engine_that_is_late_looks_worse_with_every_second(fleet: Fleet) -> N
     fleet.scheduler.load.charge(0, 0, 8000, 0, NOW)
     policy = Policy(decode_seconds_per_request=0)
     scores = [fleet.scores(pool, policy, prompt_tokens=0, now=NOW + after)[0] for after in (0.5, 1, 2, 10)]
-    assert scores == pytest.approx([-0.5 - late(0.5), 0.0, -1 - late(1), -9 - late(9)])
+    assert scores == pytest.approx([-2.5 * 0.5 - late(0.5), 0.0, -2.5 - late(1), -2.5 * 9 - late(9)])
     assert fleet.decide(pool, now=NOW + 10)
     assert fleet.scheduler.queued_tokens == 0
 
@@ -1044,12 +1044,12 @@ def test_explain(fleet: Fleet) -> None:
     foreign = 0.1 * BIAS_WEIGHT * (3 / 4) * bias(fleet.scheduler, 0)
     assert fleet.scheduler.explain(pool) == [
         {
-            "filtered": "", "score": pytest.approx(-5.2 - foreign - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
+            "filtered": "", "score": pytest.approx(-6.35 - foreign - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
             "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True, "adapter": "",
             "prefill_tokens_per_second": 8000.0,
             "cost": {
-                "queue": 0.1, "prefill": pytest.approx(5.1 + foreign), "lateness": pytest.approx(late(0.2)), "decode": 0.0, "memory": 0.0,
-                "adapter": 0.0,
+                "queue": pytest.approx(0.25), "prefill": pytest.approx(6.1 + foreign), "lateness": pytest.approx(late(0.2)),
+                "decode": 0.0, "memory": 0.0, "adapter": 0.0,
             },
         },
         {
