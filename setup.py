@@ -73,6 +73,7 @@ REQUEST_PATH = (
     "gateway/observability/metrics.py",
     "gateway/pipeline.py",
     "gateway/reply.py",
+    "gateway/routing/kinds.py",
     "gateway/routing/match.py",
     "gateway/routing/split.py",
     "gateway/scheduling/fair_queue.py",

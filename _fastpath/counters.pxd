@@ -11,6 +11,7 @@ cdef enum:
     LABEL_BYTES = 304
     MAXIMUM_FAMILIES = 64
     MAXIMUM_BOUNDARIES = 32
+    MAXIMUM_ROW = 16
 
 cdef struct Series:
     uint32_t cell
@@ -44,5 +45,16 @@ cdef class Counters:
     cdef long _new_series(self, uint16_t family, bytes labels) except -2
     cpdef object add(self, uint64_t handle, double value)
     cpdef object record(self, tuple items)
-    cpdef object record_row(self, tuple handles, tuple values)
     cdef int _add(self, uint64_t handle, double value) except -1
+    cdef int _check(self, uint64_t handle) except -1
+
+cdef struct Cell:
+    uint64_t* at                  # the first of a series
+    const FamilyShape* shape
+
+# Series that are counted together, looked up once.
+cdef class CounterRow:
+    cdef Counters _counters       # holds the memory and the shapes
+    cdef uint32_t _count
+    cdef Cell _cells[MAXIMUM_ROW]
+    cpdef object add(self, uint32_t position, double value)

@@ -31,9 +31,6 @@ class Counters:
     def record(self, items: tuple[tuple[int, float], ...]) -> None:
         """The same for several series, each with its value."""
 
-    def record_row(self, handles: tuple[int, ...], values: tuple[float, ...]) -> None:
-        """The same for a row of series that is kept; what there is nothing of has NaN for a value. ValueError when their numbers differ."""
-
     def set(self, handle: int, value: float) -> None:
         """Set a gauge."""
 
@@ -43,3 +40,13 @@ class Counters:
 
     def read(self) -> list[tuple[int, tuple[str, ...], tuple[int, ...], float]]:
         """Every series: family, label values, a histogram's counts by bucket, and the number or the sum."""
+
+@final
+class CounterRow:
+    """Up to 16 series that are counted together, each found once."""
+
+    def __init__(self, counters: Counters, handles: tuple[int, ...]) -> None:
+        """``handles``: of the series, as :meth:`Counters.series` gives them. ValueError for more; IndexError for one that is none."""
+
+    def add(self, position: int, value: float) -> None:
+        """Add a value to the series at a position of the row; NaN is nothing. IndexError beyond the row."""

@@ -16,6 +16,18 @@ cdef inline uint32_t _cells_of(const FamilyShape* shape) noexcept nogil:
     return 1 if shape.boundaries == 0 else shape.boundaries + 2
 
 
+cdef inline void _count(uint64_t* cell, const FamilyShape* shape, double value) noexcept nogil:
+    cdef uint32_t bucket = 0
+    if shape.boundaries == 0:
+        atomic_relax_f64(<double*>cell, (<double*>cell)[0] + value)
+        return
+    while bucket < shape.boundaries and value > shape.edges[bucket]:
+        bucket += 1
+    atomic_relax_u64(&cell[bucket], cell[bucket] + 1)
+    cell += shape.boundaries + 1
+    atomic_relax_f64(<double*>cell, (<double*>cell)[0] + value)
+
+
 @cython.final
 cdef class Counters:
     def __init__(self, SharedMemory memory not None, uint64_t worker, families):
@@ -109,25 +121,15 @@ cdef class Counters:
         return handle
 
     cdef int _add(self, uint64_t handle, double value) except -1:
-        cdef Series* series
-        cdef FamilyShape* shape
-        cdef uint64_t* cell
-        cdef uint32_t bucket = 0
         if isnan(value):
             return 0
+        self._check(handle)
+        _count(&self.cells[self.directory[handle].cell], &self.shapes[self.directory[handle].family], value)
+        return 0
+
+    cdef int _check(self, uint64_t handle) except -1:
         if handle >= min(self.header.series, self.memory.header.counter_series):
             raise IndexError(f"series {handle} of {self.header.series}")
-        series = &self.directory[handle]
-        shape = &self.shapes[series.family]
-        cell = &self.cells[series.cell]
-        if shape.boundaries == 0:
-            atomic_relax_f64(<double*>cell, (<double*>cell)[0] + value)
-            return 0
-        while bucket < shape.boundaries and value > shape.edges[bucket]:
-            bucket += 1
-        atomic_relax_u64(&cell[bucket], cell[bucket] + 1)
-        cell += shape.boundaries + 1
-        atomic_relax_f64(<double*>cell, (<double*>cell)[0] + value)
         return 0
 
     cpdef object add(self, uint64_t handle, double value):
@@ -141,15 +143,6 @@ cdef class Counters:
         for item in items:
             handle, value = item
             self._add(handle, value)
-
-    cpdef object record_row(self, tuple handles, tuple values):
-        if handles is None or values is None:
-            raise TypeError("handles and values must be tuples")
-        cdef Py_ssize_t i
-        if len(handles) != len(values):
-            raise ValueError(f"{len(handles)} series and {len(values)} values")
-        for i in range(len(handles)):
-            self._add(handles[i], values[i])
 
     def set(self, uint64_t handle, double value):
         if handle >= self.header.series or self.shapes[self.directory[handle].family].boundaries != 0:
@@ -179,3 +172,24 @@ cdef class Counters:
                 counts = tuple([cell[j] for j in range(shape.boundaries + 1)])
                 found.append((series.family, labels, counts, (<double*>&cell[shape.boundaries + 1])[0]))
         return found
+
+
+@cython.final
+cdef class CounterRow:
+    def __init__(self, Counters counters not None, tuple handles not None):
+        cdef uint64_t handle
+        if len(handles) > MAXIMUM_ROW:
+            raise ValueError(f"at most {MAXIMUM_ROW} series, not {len(handles)}")
+        self._counters = counters
+        self._count = 0
+        for handle in handles:
+            counters._check(handle)
+            self._cells[self._count].at = &counters.cells[counters.directory[handle].cell]
+            self._cells[self._count].shape = &counters.shapes[counters.directory[handle].family]
+            self._count += 1
+
+    cpdef object add(self, uint32_t position, double value):
+        if position >= self._count:
+            raise IndexError(f"series {position} of a row of {self._count}")
+        if not isnan(value):
+            _count(self._cells[position].at, self._cells[position].shape, value)

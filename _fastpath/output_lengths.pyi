@@ -16,6 +16,9 @@ class OutputLengths:
     def mean(self, kind: int) -> float:
         """Tokens of an answer, to 1/256; below 0 for a kind of which none is known."""
 
+    def expected(self, kind: int, prior: int) -> int:
+        """The mean in whole tokens, at least 1; ``prior`` for a kind of which none is known."""
+
     def learn(self, kind: int, tokens: float, prior: float, now: float) -> None:
         """One more answer of so many tokens, at ``now`` (monotonic seconds). The first one finds a mean of ``prior`` that counts as eight.
 

@@ -1,5 +1,5 @@
 cimport cython
-from libc.math cimport floor
+from libc.math cimport floor, llrint
 
 from _fastpath.atomics cimport atomic_exchange_if_u64, atomic_load_u64, atomic_relaxed_u64
 
@@ -50,6 +50,10 @@ cdef class OutputLengths:
             if word and word >> MARK_AT == kind >> MARK_AT:
                 return _mean(word)
         return -1
+
+    cpdef int64_t expected(self, uint64_t kind, int64_t prior) except? -1:
+        cdef double mean = self.mean(kind)
+        return prior if mean < 0 else max(llrint(mean), 1)
 
     cpdef object learn(self, uint64_t kind, double tokens, double prior, double now):
         if not tokens >= 0 or not prior >= 0:

@@ -108,6 +108,7 @@ cdef class LimitSet:
     cdef uint64_t buckets[MAXIMUM_LIMITS]
     cdef uint64_t identities[MAXIMUM_LIMITS]
     cdef Kind kinds[MAXIMUM_LIMITS]
+    cdef object told              # what `_fastpath.limit_headers` keeps of it
 
 cdef class Journal:
     cdef TokenBuckets buckets
@@ -119,7 +120,7 @@ cdef class Journal:
     cdef readonly double wait
     cdef readonly bint is_closed
 
-    cpdef object take(self, LimitSet limits, int64_t input_tokens, int64_t output_tokens, uint64_t now)
+    cpdef int64_t take(self, LimitSet limits, int64_t input_tokens, int64_t output_tokens, uint64_t now) except? -3
     cpdef object settle(self, LimitSet limits, uint64_t handle, int64_t input_tokens, int64_t output_tokens, uint64_t now)
     cpdef object cancel(self, uint64_t handle, uint64_t now)
     cdef int _collect_free(self) except -1

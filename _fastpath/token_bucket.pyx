@@ -257,6 +257,7 @@ cdef class TokenBuckets:
 
 
 @cython.final
+@cython.no_gc  # texts and numbers are all it holds on to
 cdef class LimitSet:
     def __init__(self, limits):
         self.count = 0
@@ -303,7 +304,7 @@ cdef class Journal:
                 self.free_count += 1
         return 0
 
-    cpdef object take(self, LimitSet limits, int64_t input_tokens, int64_t output_tokens, uint64_t now):
+    cpdef int64_t take(self, LimitSet limits, int64_t input_tokens, int64_t output_tokens, uint64_t now) except? -3:
         if limits is None:
             raise TypeError("limits must be there")
         cdef uint64_t handle, i
@@ -342,7 +343,7 @@ cdef class Journal:
                 return -1
             atomic_store_u64(&record.held, i + 1)
         self.free_count -= 1
-        return handle
+        return <int64_t>handle
 
     # The first limit from there on that can never hold it, else -1.
     cdef long _too_large(self, LimitSet limits, uint64_t first, int64_t input_tokens, int64_t output_tokens) except -2:

@@ -2,6 +2,7 @@ from _fastpath.hashing cimport BlockHashes
 from _fastpath.scanner cimport Scan
 from gateway.admission.limits cimport Reservation
 from gateway.identity.gate cimport Caller
+from gateway.routing.kinds cimport Kind
 from gateway.routing.match cimport Matched
 from gateway.scheduling.place cimport Placement
 from gateway.scheduling.pool cimport ServerPool
@@ -22,6 +23,7 @@ cdef class Exchange:
     cdef public Caller caller
     cdef public Scan scan
     cdef public Matched matched
+    cdef public Kind kind
     cdef public ServerPool server
     cdef public Reservation reservation
     cdef public Placement placement

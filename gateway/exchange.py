@@ -11,6 +11,7 @@ from _fastpath.hashing import BlockHashes
 from _fastpath.scanner import Scan
 from gateway.admission.limits import Reservation
 from gateway.identity.gate import Caller
+from gateway.routing.kinds import Kind
 from gateway.routing.match import Matched
 from gateway.scheduling.place import Placement
 from gateway.scheduling.pool import ServerPool
@@ -88,6 +89,8 @@ class Exchange:
         self.world: Any = None
         """What the gateway served when its route was looked for; later steps see the same."""
         self.matched: Matched | None = None
+        self.kind: Kind | None = None
+        """What it has in common with others, once it is matched."""
         self.server: ServerPool | None = None
         self.reservation: Reservation | None = None
         self.placement: Placement | None = None

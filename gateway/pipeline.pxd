@@ -6,13 +6,13 @@ from gateway.admission.output_estimates cimport OutputEstimates
 from gateway.deadlines cimport Deadlines
 from gateway.dispatch cimport Dispatcher
 from gateway.exchange cimport Exchange
-from gateway.identity.gate cimport Gate
+from gateway.identity.gate cimport Caller, Gate
 from gateway.intake cimport BodyLedger, BodyRules, check_headers, choices_of, scan_body
 from gateway.observability.access_log cimport AccessLog
 from gateway.observability.metrics cimport RequestMetrics
 from gateway.reply cimport Replier, estimated_output
 from gateway.scheduling.place cimport Placer
-from gateway.routing.match cimport match
+from gateway.routing.match cimport Matched, match
 from gateway.routing.split cimport split
 from gateway.scheduling.waiting_room cimport WaitingRoom
 from gateway.waiting cimport Run
@@ -27,7 +27,7 @@ cdef class Parts:
     cdef readonly object client
     cdef readonly WaitingRoom room
     cdef readonly RequestMetrics metrics
-    cdef readonly object access_log
+    cdef readonly AccessLog access_log
     cdef readonly Deadlines deadlines
     cdef readonly Gate gate
 
@@ -55,14 +55,16 @@ cdef class Pipeline:
     cpdef bint _admit(self, Exchange exchange) except -1
     cpdef _permit(self, Exchange exchange)
     cpdef _match(self, Exchange exchange)
-    @cython.locals(found=Scan)
+    @cython.locals(found=Scan, matched=Matched)
     cpdef _expect(self, Exchange exchange)
+    @cython.locals(caller=Caller, matched=Matched)
     cpdef bint _limit(self, Exchange exchange) except -1
     @cython.locals(name=str)
     cpdef _split(self, Exchange exchange)
     cpdef _let_go_of_body(self, Exchange exchange)
-    @cython.locals(now=double, found=Scan)
+    @cython.locals(now=double)
     cpdef _finish(self, Exchange exchange)
-
-cpdef tuple _kind(Exchange exchange)
-cpdef tuple _used(Exchange exchange)
+    @cython.locals(usage=tuple)
+    cpdef _settle(self, Exchange exchange)
+    @cython.locals(found=Scan)
+    cpdef _learn(self, Exchange exchange, double now)

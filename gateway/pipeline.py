@@ -255,31 +255,30 @@ class Pipeline:
             raise _unknown_model(exchange.model, world, exchange.caller)
 
     def _expect(self, exchange: Exchange) -> None:
-        assert exchange.scan is not None
-        exchange.output_tokens = self._estimates.expected(
-            _kind(exchange), exchange.scan.max_tokens, choices_of(exchange.scan)
-        )
+        found, matched = exchange.scan, exchange.matched
+        assert found is not None
+        assert matched is not None
+        exchange.kind = matched.route.kinds.of(found.model or "", exchange.operation.name)
+        exchange.output_tokens = self._estimates.expected(exchange.kind, found.max_tokens, choices_of(found))
 
     def _limit(self, exchange: Exchange) -> bool:
         """Whether it holds what it needs of every limit; False while a lease is on its way. Raises RateLimited."""
-        assert exchange.matched is not None
-        route = exchange.matched.route.route
-        again = exchange.lease_turns % _ASK_EVERY != 0
-        caller = exchange.caller
+        matched, caller = exchange.matched, exchange.caller
+        assert matched is not None
         try:
             exchange.reservation = self._limiter.reserve(
-                route,
+                matched.route,
                 exchange.header,
-                exchange.tenant,
+                caller.tenant if caller is not None else "",
                 exchange.prompt_tokens,
                 exchange.output_tokens,
-                again,
+                exchange.lease_turns != 0 and exchange.lease_turns % _ASK_EVERY != 0,
                 caller.limits if caller is not None else None,
             )
         except RateLimited as refused:
             if refused.is_awaited and exchange.lease_turns < _MOST_TURNS:
                 return False
-            self._metrics.limited(route.name, refused.scope, refused.limit)
+            self._metrics.limited(matched.route.name, refused.scope, refused.limit)
             raise
         return True
 
@@ -341,46 +340,42 @@ class Pipeline:
         self._let_go_of_body(exchange)
         self._dispatcher.release(exchange)
         if exchange.reservation is not None:
-            if exchange.sent:
-                used = _used(exchange)
-                self._limiter.settle(exchange.reservation, used[0], used[1])
-            else:
-                self._limiter.cancel(exchange.reservation)
-        if (
-            exchange.usage is not None
-            and exchange.status == 200
-            and exchange.scan is not None
-            and exchange.matched is not None
-        ):
-            found = exchange.scan
-            self._estimates.learn(_kind(exchange), exchange.usage[1], found.max_tokens, choices_of(found))
+            self._settle(exchange)
         now = seconds(self._clock)
+        if exchange.usage is not None and exchange.status == 200 and exchange.kind is not None:
+            self._learn(exchange, now)
         self._metrics.finished(exchange, now)
-        self._access_log.finished(exchange, now, self._wall())
+        self._access_log.finished(exchange, now, seconds(self._wall))
         if exchange.done is not None:
             exchange.done()
         # the timer may hold on to the exchange for a second: the connection shall not wait for that
         exchange.protocol = exchange.done = exchange.world = None
 
+    def _settle(self, exchange: Exchange) -> None:
+        """Correct what it holds of its limits to what was used, as far as anybody knows."""
+        limiter, reservation, usage = self._limiter, exchange.reservation, exchange.usage
+        assert reservation is not None
+        if not exchange.sent:
+            limiter.cancel(reservation)
+        elif usage is not None:
+            limiter.settle(reservation, usage[0], usage[1])
+        elif (
+            exchange.status >= 400
+            and exchange.error_source != "client"
+            and not exchange.chunks
+            and not exchange.client_gone
+        ):
+            limiter.settle(reservation, 0, 0)  # the engine refused it, or failed: it counts as a request alone
+        else:
+            limiter.settle(reservation, exchange.prompt_tokens, estimated_output(exchange))
 
-def _kind(exchange: Exchange) -> tuple[str, str, str]:
-    """Requests whose answers are alike: of one route, model and operation."""
-    assert exchange.matched is not None
-    return exchange.matched.route.name, exchange.model, exchange.operation.name
-
-
-def _used(exchange: Exchange) -> tuple[int, int]:
-    """Input and output tokens of a request that was sent to an engine, as far as anybody knows."""
-    if exchange.usage is not None:
-        return exchange.usage[:2]
-    if (
-        exchange.status >= 400
-        and exchange.error_source != "client"
-        and not exchange.chunks
-        and not exchange.client_gone
-    ):
-        return 0, 0  # the engine refused it, or failed: it counts as a request alone
-    return exchange.prompt_tokens, estimated_output(exchange)
+    def _learn(self, exchange: Exchange, now: float) -> None:
+        """Its answer's length, as the engine counted it, for those to come."""
+        kind, found, usage = exchange.kind, exchange.scan, exchange.usage
+        assert kind is not None
+        assert found is not None
+        assert usage is not None
+        self._estimates.learn(kind, usage[1], found.max_tokens, choices_of(found), now)
 
 
 def _unknown_model(model: str, world: GatewayWorld, caller: Caller | None) -> ModelNotFound:

@@ -16,6 +16,7 @@ from gateway.admission.lease_book import LeaseBook
 from gateway.admission.limits import RateLimiter
 from gateway.datastore.model import Limit, Route, Rule, Target
 from gateway.identity.caller_limits import CallerLimit, CallerLimits
+from gateway.routing.match import compile_route
 from tests.reference import leased_bucket as reference
 from tests.reference import shared_memory as reference_memory
 from tests.reference import token_bucket as reference_buckets
@@ -75,7 +76,7 @@ def turns(gateway: Gateway) -> None:
 
 
 def one_request(gateway: Gateway) -> None:
-    held = gateway.limiter.reserve(gateway.route, str, "", 100, 20)
+    held = gateway.limiter.reserve(compile_route(gateway.route), str, "", 100, 20)
     gateway.limiter.settle(held, 90, 15)  # type: ignore[arg-type]
 
 
@@ -101,7 +102,7 @@ def test_limiter_three_limits(benchmark: Callable[..., Any], alone: Gateway) -> 
 
 @pytest.mark.parametrize("of_the_route", [0, 3])
 def test_limiter_three_limits_of_the_tenant(benchmark: Callable[..., Any], alone: Gateway, of_the_route: int) -> None:
-    route = structs.replace(alone.route, limits=alone.route.limits[:of_the_route])
+    route = compile_route(structs.replace(alone.route, limits=alone.route.limits[:of_the_route]))
     own = CallerLimits("a", 1, tuple(CallerLimit("tenant", "a", limit) for limit in alone.route.limits))
     limiter = alone.limiter
 
@@ -113,7 +114,10 @@ def test_limiter_three_limits_of_the_tenant(benchmark: Callable[..., Any], alone
 
 
 def test_limiter_no_limits(benchmark: Callable[..., Any], alone: Gateway) -> None:
-    assert benchmark(alone.limiter.reserve, structs.replace(alone.route, limits=()), str, "", 100, 20) is None
+    assert (
+        benchmark(alone.limiter.reserve, compile_route(structs.replace(alone.route, limits=())), str, "", 100, 20)
+        is None
+    )
 
 
 def test_limiter_three_shared_limits_50_requests_and_a_turn_of_the_keeper(

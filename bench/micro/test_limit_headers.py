@@ -1,6 +1,6 @@
 """Writing the rate-limit headers of an answer, beside the plain-Python twin."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.reference import shared_memory as reference_memory
 from tests.reference import token_bucket as reference
 from tests.reference.limit_headers import limit_headers as plain_headers
 
-Headers = Callable[[], list[tuple[str, str]]]
+Headers = Callable[[], Sequence[tuple[str, str]]]
 
 pytestmark = pytest.mark.benchmark(max_time=0.5)
 

@@ -10,10 +10,11 @@ from _fastpath.output_lengths import OutputLengths
 from _fastpath.shared_memory import SharedMemory
 from bench.micro.ratio import times_faster
 from gateway.admission.output_estimates import OutputEstimates
+from gateway.routing.kinds import Kind
 from tests.reference import output_lengths as reference
 from tests.reference import shared_memory as reference_memory
 
-KIND = ("default/r", "m", "chat")
+KIND = Kind("default/r", "m", "chat")
 
 pytestmark = pytest.mark.benchmark(max_time=0.5)
 
@@ -25,11 +26,11 @@ def memory(tmp_path: Path) -> SharedMemory:
 
 def one_request(estimates: OutputEstimates) -> None:
     estimates.expected(KIND, -1, 1)
-    estimates.learn(KIND, 100, -1, 1)
+    estimates.learn(KIND, 100, -1, 1, 1.0)
 
 
 def test_expect_and_learn(benchmark: Callable[..., Any], memory: SharedMemory) -> None:
-    benchmark(one_request, OutputEstimates(memory, 256, lambda: 1.0))
+    benchmark(one_request, OutputEstimates(memory, 256))
 
 
 def asked_and_told(lengths: Any) -> Callable[[], Any]:

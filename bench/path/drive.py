@@ -174,7 +174,7 @@ class Site:
                 settings=settings,
                 world=partial(getattr, self._replica, "world"),
                 limiter=limiter,
-                estimates=OutputEstimates(memory, settings.expected_output_tokens, time.monotonic),
+                estimates=OutputEstimates(memory, settings.expected_output_tokens),
                 placer=Placer(memory, 0, time.monotonic),
                 client=client,
                 room=WaitingRoom(settings.queue.length, settings.queue.seconds, time.monotonic, FairShare(memory, 0)),

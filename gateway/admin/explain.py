@@ -21,6 +21,7 @@ from gateway.exchange import OPERATIONS, Exchange
 from gateway.identity.faults import FileFaults
 from gateway.identity.gate import Caller
 from gateway.intake import BodyRules, choices_of, scan_body
+from gateway.routing.kinds import Kind
 from gateway.routing.match import Matched, match
 from gateway.scheduling.place import Hashers, adapter_of, is_serving, session_of
 from gateway.scheduling.pool import SERVES, PlacedEndpoint, ServerPool
@@ -54,7 +55,7 @@ class Explainer:
         self._tokens = PromptTokens(settings.tokens)
         self._engine_tokens = EngineTokens(settings.tokens, client, self._is_serving) if client is not None else None
         self._plugins = PluginOpinions(settings.scheduling_plugins)
-        self._estimates = OutputEstimates(memory, settings.expected_output_tokens, time.monotonic)
+        self._estimates = OutputEstimates(memory, settings.expected_output_tokens)
         self._turns = Turns(memory, settings.queue)
         self._caller_of = caller_of
         self._body_rules = BodyRules(settings)
@@ -139,7 +140,7 @@ class Explainer:
                 f"Tenant `{tenant}` may not use the model `{exchange.model[:100]}`.", parameter="model"
             )
         matched = match(world, exchange.model, path, lower.get)
-        kind = (matched.route.name if matched else "", exchange.model, exchange.operation.name)
+        kind = Kind(matched.route.name if matched else "", exchange.model, exchange.operation.name)
         exchange.output_tokens = self._estimates.expected(kind, found.max_tokens, choices_of(found))
         return exchange, matched
 

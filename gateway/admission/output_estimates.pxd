@@ -1,8 +1,10 @@
 from _fastpath.output_lengths cimport OutputLengths
+from gateway.routing.kinds cimport Kind
 
 cdef class OutputEstimates:
-    cdef object _prior, _clock, _hasher
+    cdef long long _prior, _longest
+    cdef object _hasher
     cdef OutputLengths _lengths
-    cdef dict _known
-    cpdef long long expected(self, kind, long long most, long long choices) except? -1
-    cpdef learn(self, kind, long long tokens, long long most, long long choices)
+    cpdef long long expected(self, Kind kind, long long most, long long choices) except? -1
+    cpdef learn(self, Kind kind, long long tokens, long long most, long long choices, double now)
+    cpdef unsigned long long _identity(self, Kind kind) except? 0

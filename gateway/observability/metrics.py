@@ -5,12 +5,11 @@ Labels come from configuration or fixed words alone: a model's name that no rout
 
 from __future__ import annotations
 
-from math import nan
-
-from _fastpath.counters import Counters
+from _fastpath.counters import CounterRow, Counters
 from _fastpath.shared_memory import SharedMemory
 from gateway.counting import Count
 from gateway.exchange import Exchange
+from gateway.routing.kinds import Kinds, Outcome
 from gateway.scheduling.fair_queue import Waiter
 
 REQUEST_SECONDS = (
@@ -77,7 +76,11 @@ HELP = {
 }
 _INDEX = {name: position for position, (name, _, _) in enumerate(FAMILIES)}
 UNKNOWN = "_unknown"
-_MOST_KINDS = 10_000
+_MOST_OUTCOMES = 1_000
+"""Of one kind of requests: what has gone from configuration is forgotten some time."""
+# the places of a finished request's series in its row
+_REQUESTS, _DURATION, _OVERHEAD, _SCHEDULING, _CHOSEN, _FIRST_TOKEN = 0, 1, 2, 3, 4, 5
+_MATCH_RATIO, _ESTIMATED, _INPUT, _OUTPUT, _CACHED, _EACH_TOKEN = 6, 7, 8, 9, 10, 11
 
 
 class RequestMetrics:
@@ -85,7 +88,7 @@ class RequestMetrics:
 
     def __init__(self, memory: SharedMemory, worker: int) -> None:
         self._counters = Counters(memory, worker, FAMILIES)
-        self._handles: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._unmatched = Kinds("")
         self._gaps: dict[tuple[str, str], int] = {}
 
     def _series(self, name: str, *labels: str) -> int:
@@ -93,59 +96,67 @@ class RequestMetrics:
 
     def finished(self, exchange: Exchange, now: float) -> None:
         """Count a request that is over."""
-        started, sent, first = exchange.started, exchange.sent, exchange.first_byte
-        usage, placement = exchange.usage, exchange.placement
-        ratio = placement.match_ratio if first and placement is not None else None
-        tokens_out = usage[1] if usage is not None else exchange.chunks
-        self._counters.record_row(
-            self._handles_of(exchange),
-            (
-                1.0,
-                now - started,
-                sent - started - exchange.waited if sent else nan,
-                exchange.scheduling if sent else nan,
-                1.0 if sent else nan,
-                first - started if first else nan,
-                ratio if ratio is not None else nan,
-                exchange.prompt_tokens if first and usage is None else nan,
-                usage[0] if first and usage is not None else nan,
-                usage[1] if first and usage is not None else nan,
-                usage[2] if first and usage is not None and usage[2] >= 0 else nan,
-                (exchange.last_byte - first) / (tokens_out - 1)
-                if first and tokens_out > 1 and exchange.is_stream
-                else nan,
-            ),
-        )
+        started, sent, first, placement = exchange.started, exchange.sent, exchange.first_byte, exchange.placement
+        row = self._row_of(exchange)
+        row.add(_REQUESTS, 1.0)
+        row.add(_DURATION, now - started)
+        if sent:
+            row.add(_OVERHEAD, sent - started - exchange.waited)
+            row.add(_SCHEDULING, exchange.scheduling)
+            row.add(_CHOSEN, 1.0)
+        if first:
+            row.add(_FIRST_TOKEN, first - started)
+            if placement is not None and placement.blocks:
+                row.add(_MATCH_RATIO, placement.matched_blocks / placement.blocks)
+            self._count_tokens(exchange, row)
         if exchange.client_gone:
             phase = "decode" if first else "prefill" if sent else "queued"
             self._count("penstock_client_cancelled_total", _model(exchange), phase)
-        if exchange.header("x-stainless-retry-count") not in (None, "0"):
+        retries = exchange.header("x-stainless-retry-count")
+        if retries is not None and retries != "0":
             self._count("penstock_client_retries_total", _model(exchange))
+
+    def _count_tokens(self, exchange: Exchange, row: CounterRow) -> None:
+        usage, tokens_out = exchange.usage, exchange.chunks
+        if usage is None:
+            row.add(_ESTIMATED, exchange.prompt_tokens)
+        else:
+            tokens_out, cached = usage[1], usage[2]
+            row.add(_INPUT, usage[0])
+            row.add(_OUTPUT, tokens_out)
+            if cached >= 0:
+                row.add(_CACHED, cached)
+        if tokens_out > 1 and exchange.scan is not None and exchange.scan.stream:
+            row.add(_EACH_TOKEN, (exchange.last_byte - exchange.first_byte) / (tokens_out - 1))
 
     def _count(self, name: str, *labels: str) -> None:
         self._counters.record(((self._series(name, *labels), 1.0),))
 
-    def _handles_of(self, exchange: Exchange) -> tuple[int, ...]:
-        matched, pool = exchange.matched, exchange.server
-        key = (
-            _model(exchange),
-            matched.route.name if matched is not None else None,
-            pool.name if pool is not None else None,
-            pool.policy_name if pool is not None else None,
-            exchange.operation.name,
-            exchange.status,
-            exchange.error_code,
-        )
-        found = self._handles.get(key)
-        if found is None:
-            if len(self._handles) >= _MOST_KINDS:
-                self._handles.clear()
-            found = self._handles[key] = self._make_handles(exchange, key[0])
-        return found
+    def _row_of(self, exchange: Exchange) -> CounterRow:
+        """The series of all requests of its kind that ended as it did."""
+        kind, pool = exchange.kind, exchange.server
+        if kind is None:
+            kind = self._unmatched.of(UNKNOWN, exchange.operation.name)
+        server = pool.name if pool is not None else ""
+        policy = pool.policy_name if pool is not None else ""
+        status, error_code = exchange.status, exchange.error_code
+        for outcome in kind.outcomes:
+            if (
+                outcome.status == status
+                and outcome.server == server
+                and outcome.error_code == error_code
+                and outcome.policy == policy
+            ):
+                return outcome.row
+        if len(kind.outcomes) >= _MOST_OUTCOMES:
+            kind.outcomes.clear()
+        handles = self._make_handles(exchange, kind.model, kind.route)
+        outcome = Outcome(server, policy, status, error_code, CounterRow(self._counters, handles))
+        kind.outcomes.append(outcome)
+        return outcome.row
 
-    def _make_handles(self, exchange: Exchange, model: str) -> tuple[int, ...]:
-        """The series of all requests of one kind and outcome, in the order in which :meth:`finished` has their values."""
-        route = exchange.matched.route.name if exchange.matched is not None else ""
+    def _make_handles(self, exchange: Exchange, model: str, route: str) -> tuple[int, ...]:
+        """The series of all requests of one kind and outcome, in the order of their places in a row."""
         server = exchange.server.name if exchange.server is not None else ""
         policy = exchange.server.policy_name if exchange.server is not None else ""
         operation, code = exchange.operation.name, str(exchange.status)

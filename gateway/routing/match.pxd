@@ -1,3 +1,5 @@
+from gateway.routing.kinds cimport Kinds
+
 cdef class CompiledRule:
     cdef readonly object rule, model, path
     cdef readonly tuple headers
@@ -10,6 +12,7 @@ cdef class CompiledRoute:
     cdef readonly object route
     cdef readonly tuple rules, limits
     cdef readonly str name
+    cdef readonly Kinds kinds
 
 cdef class Matched:
     cdef readonly CompiledRoute route

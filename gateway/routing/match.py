@@ -12,6 +12,7 @@ from typing import Protocol
 import re2
 
 from gateway.datastore.model import Match, Route, Rule, StringMatch
+from gateway.routing.kinds import Kinds
 
 TextTest = Callable[[str], bool]
 Headers = Callable[[str], str | None]
@@ -57,6 +58,7 @@ class CompiledRoute:
         self.name = route.name
         """``namespace/name``."""
         self.limits = route.limits
+        self.kinds = Kinds(route.name)
         for rule in rules:
             rule.found = Matched(self, rule.rule, False, rule.only), Matched(self, rule.rule, True, rule.only)
 

@@ -110,7 +110,7 @@ class Worker:
                 settings=settings,
                 world=partial(getattr, self._replica, "world"),
                 limiter=limiter,
-                estimates=OutputEstimates(self._memory, settings.expected_output_tokens, time.monotonic),
+                estimates=OutputEstimates(self._memory, settings.expected_output_tokens),
                 placer=Placer(self._memory, orders.index, time.monotonic),
                 client=self._client,
                 room=self._room,

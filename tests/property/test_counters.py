@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from _fastpath.counters import OVERFLOW, Counters
+from _fastpath.counters import OVERFLOW, CounterRow, Counters
 from _fastpath.shared_memory import SharedMemory
 from tests.reference import counters as twin
 from tests.support.examples import examples
@@ -62,9 +62,7 @@ def steps(labels: st.SearchStrategy[str]) -> st.SearchStrategy[list[tuple[Any, .
     counting = st.one_of(
         st.tuples(st.just("add"), HANDLES, OBSERVED),
         st.tuples(st.just("record"), st.lists(st.tuples(HANDLES, OBSERVED), max_size=6).map(tuple)),
-        st.lists(st.tuples(HANDLES, OBSERVED), max_size=6).map(
-            lambda row: ("record_row", tuple(handle for handle, _ in row), tuple(value for _, value in row))
-        ),
+        st.tuples(st.just("row"), st.lists(st.tuples(HANDLES, OBSERVED), max_size=6).map(tuple)),
         st.tuples(st.just("set"), HANDLES, VALUES),
         st.tuples(st.just("restart")),
         NO_FAMILY,
@@ -72,8 +70,16 @@ def steps(labels: st.SearchStrategy[str]) -> st.SearchStrategy[list[tuple[Any, .
     return st.lists(new_series(labels) | new_series(labels) | counting, max_size=40)
 
 
+def count_by_row(counters: Any, items: tuple[tuple[int, float], ...]) -> None:
+    row = (CounterRow if isinstance(counters, Counters) else twin.CounterRow)(counters, tuple(one for one, _ in items))
+    for position, (_, value) in enumerate(items):
+        row.add(position, value)
+
+
 def outcome(counters: Any, name: str, *arguments: Any) -> Any:
     try:
+        if name == "row":
+            return count_by_row(counters, *arguments)
         return getattr(counters, name)(*arguments)
     except (IndexError, ValueError) as error:
         return type(error)

@@ -39,6 +39,7 @@ def test_it_agrees_with_its_twin(steps):
             assert outcome(getattr(compiled[worker], name), *arguments) == expected, (name, arguments)
         for step in steps:
             assert compiled[0].mean(step[3]) == plain.mean(step[3])
+            assert compiled[0].expected(step[3], 7) == plain.expected(step[3], 7)
 
 
 @settings(max_examples=examples(200), deadline=None)

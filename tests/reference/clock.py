@@ -9,3 +9,11 @@ def seconds(clock):
     if isinstance(said, str | bytes):
         raise TypeError("a clock says a number")
     return float(said)
+
+
+def nanoseconds(clock):
+    """What the clock says."""
+    said = clock()
+    if not 0 <= said < 2**64:
+        raise OverflowError(said)
+    return said

@@ -90,9 +90,6 @@ class Counters:
                 series.counts[bisect_left(self.families[family][2], value)] += 1
             series.number += value
 
-    def record_row(self, handles: tuple[int, ...], values: tuple[float, ...]) -> None:
-        self.record(tuple(zip(handles, values, strict=True)))
-
     def set(self, handle: int, value: float) -> None:
         by_handle = list(self.row.series.values())
         if not 0 <= handle < len(by_handle) or by_handle[handle].counts:
@@ -108,3 +105,17 @@ class Counters:
             (family, labels, tuple(series.counts), series.number)
             for (family, labels), series in self.row.series.items()
         ]
+
+
+class CounterRow:
+    """Series that are counted together."""
+
+    def __init__(self, counters: Counters, handles: tuple[int, ...]) -> None:
+        for handle in handles:
+            if not 0 <= handle < len(counters.row.series):
+                raise IndexError(handle)
+        self.counters = counters
+        self.handles = handles
+
+    def add(self, position: int, value: float) -> None:
+        self.counters.add(self.handles[position], value)

@@ -28,7 +28,7 @@ def limit_headers(buckets, limits, now):
                 (f"x-ratelimit-remaining-{name}", str(_rounded(max(0.0, available)))),
                 (f"x-ratelimit-reset-{name}", f"{_rounded(seconds * 1000) / 1000:.3f}s"),
             ]
-    return found
+    return tuple(found)
 
 
 def _rounded(value):

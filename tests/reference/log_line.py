@@ -1,18 +1,37 @@
-"""The access log's line, made of a dictionary."""
+"""The access log's lines, made of dictionaries."""
 
 from __future__ import annotations
 
+import datetime
 import json
 
 
+class LogLines:
+    """Lines in a list."""
+
+    def __init__(self):
+        self._lines = []
+
+    @property
+    def count(self):
+        return len(self._lines)
+
+    def add(self, *arguments):
+        self._lines.append(request_line(*arguments))
+
+    def take(self):
+        taken, self._lines = b"".join(self._lines), []
+        return taken
+
+
 def request_line(
-    timestamp, request_id, path, status, operation, model, route, server, pod, stream, duration, first_byte, overhead, attempts,
+    wall, request_id, path, status, operation, model, route, server, pod, stream, duration, first_byte, overhead, attempts,
     bytes_in, bytes_out, match_ratio, usage, prompt_tokens, output_tokens, cancelled, error_code, error_source, error_message,
     tenant, refusal, waited, decision=b"",
 ):  # fmt: skip
     """The same members in the same order, with the same values."""
     line = {
-        "timestamp": timestamp,
+        "timestamp": moment(wall),
         "level": "info" if status < 500 else "error",
         "event": "request",
         "request_id": request_id,
@@ -65,6 +84,12 @@ def server_timing(overhead, waited, first):
     return f"penstock;dur={overhead * 1000:.3f}, {queue}engine;dur={first * 1000:.3f}"
 
 
-def moment(seconds, milliseconds):
-    """The same text."""
-    return f"{seconds}.{milliseconds:03d}+00:00"
+def moment(wall):
+    """RFC 3339, in UTC."""
+    second, milliseconds = divmod(int(wall * 1000 + 0.5), 1000)
+    return f"{datetime.datetime.fromtimestamp(second, datetime.UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}+00:00"
+
+
+def is_plain(text, longest):
+    """The same, as the standard library says it."""
+    return len(text) <= longest and text.isascii() and text.isprintable()

@@ -35,6 +35,10 @@ class OutputLengths:
     def mean(self, kind: int) -> float:
         return next((one.mean for one in self._set(kind) if one is not None and one.mark == kind >> 44), -1.0)
 
+    def expected(self, kind: int, prior: int) -> int:
+        mean = self.mean(kind)
+        return prior if mean < 0 else max(round(mean), 1)
+
     def learn(self, kind: int, tokens: float, prior: float, now: float) -> None:
         if not tokens >= 0 or not prior >= 0:
             raise ValueError(tokens, prior)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from _fastpath.counters import OVERFLOW, Counters
+from _fastpath.counters import OVERFLOW, CounterRow, Counters
 from _fastpath.shared_memory import SharedMemory
 
 REQUESTS, UP, SECONDS, ACTIVE = range(4)
@@ -108,12 +108,30 @@ def test_observations_that_are_no_number_are_ignored(counters: Counters) -> None
     assert counters.read() == [(SECONDS, ("m",), (0, 2, 0, 0), 0.75), (ACTIVE, ("m",), (), 3.0)]
 
 
-def test_a_row_of_series_is_counted_in_one_call(counters: Counters) -> None:
+def test_a_row_of_series_is_counted_by_position(counters: Counters) -> None:
     seconds, active = counters.series(SECONDS, ("m",)), counters.series(ACTIVE, ("m",))
-    counters.record_row((seconds, active, active), (0.5, 2, NAN))
-    assert counters.read() == [(SECONDS, ("m",), (0, 1, 0, 0), 0.5), (ACTIVE, ("m",), (), 2.0)]
-    with pytest.raises(ValueError, match="2 series and 1 values"):
-        counters.record_row((seconds, active), (1.0,))
+    row = CounterRow(counters, (seconds, active, active))
+    for position, value in ((0, 0.5), (1, 2), (2, 1), (2, NAN)):
+        row.add(position, value)
+    assert counters.read() == [(SECONDS, ("m",), (0, 1, 0, 0), 0.5), (ACTIVE, ("m",), (), 3.0)]
+    with pytest.raises(IndexError, match="series 3 of a row of 3"):
+        row.add(3, 1.0)
+
+
+def test_a_row_goes_on_when_series_are_added_and_counts_what_a_handle_counts(counters: Counters) -> None:
+    row = CounterRow(counters, (counters.series(ACTIVE, ("m",)),))
+    counters.add(counters.series(ACTIVE, ("n",)), 5)
+    row.add(0, 1)
+    counters.add(counters.series(ACTIVE, ("m",)), 1)
+    assert [one[3] for one in counters.read()] == [2.0, 5.0]
+
+
+def test_a_row_of_what_is_no_series_or_of_too_many_is_refused(counters: Counters) -> None:
+    handle = counters.series(ACTIVE, ("m",))
+    with pytest.raises(IndexError, match="series 7 of 1"):
+        CounterRow(counters, (handle, 7))
+    with pytest.raises(ValueError, match="at most 16 series, not 17"):
+        CounterRow(counters, (handle,) * 17)
 
 
 def test_a_gauge_is_set(counters: Counters) -> None:
@@ -381,7 +399,7 @@ def test_a_separator_in_a_label(counters: Counters) -> None:
 
 ROOT = Path(__file__).parents[3]
 CRASHES = """
-from _fastpath.counters import Counters
+from _fastpath.counters import CounterRow, Counters
 from _fastpath.shared_memory import SharedMemory
 memory = SharedMemory.create({path!r}, workers=1, slots=64, buckets=1, journal_records=1, prefix_bytes=192, counter_series=16)
 counters = Counters(memory, 0, [("up", (), ())])

@@ -2,12 +2,12 @@
 
 import pytest
 
-from _fastpath.counters import Counters
+from _fastpath.counters import CounterRow, Counters
 from _fastpath.hashing import Hasher
 from _fastpath.health import Health
 from _fastpath.http1 import BodyReader, body_of, parse_head
 from _fastpath.limit_headers import limit_headers
-from _fastpath.log_line import request_line
+from _fastpath.log_line import LogLines
 from _fastpath.scanner import scan
 from _fastpath.scoring import Scheduler
 from _fastpath.shared_memory import SharedMemory
@@ -42,18 +42,22 @@ def test_objects_that_are_not_there_are_refused(memory):
         lambda: journal.settle(None, 0, 1, 1, 0),
         lambda: limit_headers(None, None, 0),
         lambda: counters.record(None),
-        lambda: counters.record_row(None, None),
+        lambda: CounterRow(None, ()),
+        lambda: CounterRow(counters, None),
     ):
         with pytest.raises(TypeError):
             ask()
 
 
-@pytest.mark.parametrize("missing", range(4))
+@pytest.mark.parametrize("missing", [1, 2, 4, 5, 21, 22, 23, 24, 25, 27])
 def test_a_line_without_one_of_its_texts_is_refused(missing):
-    texts = [None if place == missing else "x" for place in range(4)]
-    timestamp, request_id, path, tenant = texts
+    arguments = [
+        0.0, "x", "x", 200, "chat", "m", None, None, None, False, 0.0, 0.0, 0.0, 1, 1, 1, 0.0, None, 1, 1, False, "", "", "", "", "",
+        0.0, b"",
+    ]  # fmt: skip
+    lines = LogLines()
+    lines.add(*arguments)
+    arguments[missing] = None
     with pytest.raises(TypeError):
-        request_line(
-            timestamp, request_id, path, 200, "chat", "m", None, None, None, False, 0.0, 0.0, 0.0, 1, 1, 1, 0.0, None, 1, 1, False,
-            "", "", "", tenant, "", 0.0,
-        )  # fmt: skip
+        lines.add(*arguments)
+    assert lines.count == 1

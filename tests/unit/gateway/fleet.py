@@ -95,7 +95,7 @@ class Fleet:
                 settings=self.settings,
                 world=lambda: self.replica.world,
                 limiter=self.limiter,
-                estimates=OutputEstimates(self.memory, self.settings.expected_output_tokens, time.monotonic),
+                estimates=OutputEstimates(self.memory, self.settings.expected_output_tokens),
                 placer=self.placer,
                 client=self.client,
                 room=self.room(0),

@@ -7,17 +7,20 @@ import time
 
 import pytest
 
+from _fastpath.log_line import LogLines
 from gateway.errors import UpstreamError
 from gateway.intake import BodyRules, scan_body
 from gateway.observability import access_log
-from gateway.observability.access_log import AccessLog, Timestamps
+from gateway.observability.access_log import AccessLog
 from gateway.reply import note
 from gateway.settings import Settings
 from tests.unit.gateway.fakes import chat, make_exchange
 
 
 def entry(exchange, now, wall):
-    return json.loads(access_log.line(exchange, now, wall, Timestamps()))
+    found = LogLines()
+    access_log.add_line(found, exchange, now, wall)
+    return json.loads(found.take())
 
 
 SECRET = "the prompt that nobody else may read"

@@ -13,6 +13,7 @@ from gateway.errors import PenstockError, RateLimited
 from gateway.identity.directory import Directory, Sharing, parse_keys, parse_tenants
 from gateway.identity.keeper import Keeper
 from gateway.identity.settings import Identity
+from gateway.routing.match import compile_route
 
 SECOND = 1_000_000_000
 KEY_1, KEY_2 = (sha256(text).hexdigest() for text in (b"1", b"2"))
@@ -58,7 +59,7 @@ def calls(count, name="calls", **more):
 
 def reserve(limiter, caller, one=None, tokens_in=1, tokens_out=1):
     one = route() if one is None else one
-    return limiter.reserve(one, {}.get, caller.tenant, tokens_in, tokens_out, False, caller.limits)
+    return limiter.reserve(compile_route(one), {}.get, caller.tenant, tokens_in, tokens_out, False, caller.limits)
 
 
 def admitted(limiter, caller, one=None, most=50, **tokens):

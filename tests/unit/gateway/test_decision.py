@@ -5,8 +5,9 @@ import json
 import pytest
 
 from _fastpath.load import Load
+from _fastpath.log_line import LogLines
 from gateway.datastore.model import Server, Traffic
-from gateway.observability.access_log import Timestamps, line
+from gateway.observability.access_log import add_line
 from gateway.settings import Settings, SettingsError, load
 from tests.unit.gateway.fakes import Answer
 from tests.unit.gateway.fleet import SERVER, Fleet
@@ -20,7 +21,9 @@ def fleet_of(tmp_path, share, **more):
 
 
 def decision(exchange):
-    return json.loads(line(exchange, 1.0, 2.0, Timestamps())).get("decision")
+    lines = LogLines()
+    add_line(lines, exchange, 1.0, 2.0)
+    return json.loads(lines.take()).get("decision")
 
 
 async def test_a_line_says_who_was_chosen_and_who_would_have_been_next(tmp_path):

@@ -11,6 +11,7 @@ from gateway.datastore.model import Limit, Route
 from gateway.datastore.replica import Replica, load
 from gateway.datastore.wire import decode, whole
 from gateway.errors import RateLimited
+from gateway.routing.match import compile_route
 from gateway.world import GatewayCompiler
 
 NOW = 1_790_000_000_000_000_000
@@ -84,7 +85,7 @@ def test_limits_of_controllers_that_were_restarted_at_once_stand(tmp_path):
         held = []
         with pytest.raises(RateLimited):
             while True:
-                held.append(limiter.reserve(route, lambda name: None, "", 1, 1))
+                held.append(limiter.reserve(compile_route(route), lambda name: None, "", 1, 1))
         admitted.append(len(held))
         for one in held:
             limiter.cancel(one)

@@ -12,6 +12,7 @@ from gateway.errors import ClientError, Overloaded, TooLarge, UnsupportedMedia
 from gateway.exchange import RequestIds
 from gateway.intake import BodyLedger, BodyRules, check_headers, choices_of, scan_body
 from gateway.intake import read_body as read_checked
+from gateway.routing.kinds import Kind
 from gateway.settings import Requests, Settings
 from gateway.waiting import Run
 from tests.unit.gateway.fakes import CHAT, Protocol, chat, make_exchange
@@ -217,8 +218,8 @@ def test_a_chat_of_400_bytes_counts_as_100_tokens():
 def test_output_tokens_are_the_least_of_what_is_wanted_and_what_is_usual_times_the_choices(tmp_path, more, expected):
     found = scanned({"model": "m", "messages": [], **more}).scan
     memory = SharedMemory.create(str(tmp_path / "memory"), workers=1, slots=64, prefix_bytes=192)
-    estimates = OutputEstimates(memory, 50, lambda: 1.0)
-    assert estimates.expected(("route", "m", "chat"), found.max_tokens, choices_of(found)) == expected
+    estimates = OutputEstimates(memory, 50)
+    assert estimates.expected(Kind("route", "m", "chat"), found.max_tokens, choices_of(found)) == expected
 
 
 def test_the_exchange_knows_the_model_and_whether_a_stream_is_wanted():

@@ -13,6 +13,7 @@ from gateway.admission.limit_store import NoStore, StoreAway
 from gateway.admission.limits import RateLimiter
 from gateway.datastore.model import Limit, Route, Rule, Target
 from gateway.errors import RateLimited
+from gateway.routing.match import compile_route
 from tests.support.limit_store import MemoryStore, StoredLimits
 
 
@@ -49,7 +50,7 @@ class Gateway:
         again = False
         while True:
             try:
-                self.limiter.reserve(one, lambda name: None, "", 1, 1, again)
+                self.limiter.reserve(compile_route(one), lambda name: None, "", 1, 1, again)
             except RateLimited as refused:
                 again = True
                 if not refused.is_awaited or asyncio.get_running_loop().time() > deadline:

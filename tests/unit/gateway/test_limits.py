@@ -6,6 +6,7 @@ from _fastpath.shared_memory import SharedMemory
 from gateway.admission.limits import RateLimiter
 from gateway.datastore.model import Limit, Route, Rule, Target
 from gateway.errors import Overloaded, PenstockError, RateLimited
+from gateway.routing.match import compile_route
 
 SECOND = 1_000_000_000
 BUCKETS = 16
@@ -54,7 +55,7 @@ def route(*limits, name="default/r"):
 
 def reserve(limiter, route, tokens_in=1, tokens_out=1, tenant="", **headers):
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return limiter.reserve(route, named.get, tenant, tokens_in, tokens_out)
+    return limiter.reserve(compile_route(route), named.get, tenant, tokens_in, tokens_out)
 
 
 def admitted(limiter, route, most=100, **request):
@@ -279,7 +280,7 @@ def test_the_keys_that_a_worker_remembers_are_bounded(limiter, monkeypatch, cloc
     limited = route(limit(amount=2, key="header", header="x-team"))
     for number in range(10):
         limiter.cancel(reserve(limiter, limited, x_team=f"team-{number}"))
-    assert all(len(known) <= 4 for known in limiter._sets.values())
+    assert all(len(sets.known) <= 4 for sets in limiter._sets.values())
     assert admitted(limiter, limited, x_team="team-0") == 2
 
 

@@ -17,6 +17,7 @@ from gateway.admission.limits import RateLimiter
 from gateway.datastore.model import Limit
 from gateway.identity.keeper import read_directory
 from gateway.identity.settings import Identity
+from gateway.routing.match import compile_route
 from tests.unit.gateway.test_caller_limits import calls, route
 
 NOW = 10**15
@@ -53,7 +54,9 @@ class Gateway:
         """A request of a tenant, or of the only API key."""
         found = read_directory(self._identity, with_keys=True)
         caller = found.keys[0].caller if key else found.caller_of(tenant)
-        self._limiter.reserve(self._routes[route], {}.get, caller.tenant, tokens, 1, False, caller.limits)
+        self._limiter.reserve(
+            compile_route(self._routes[route]), {}.get, caller.tenant, tokens, 1, False, caller.limits
+        )
 
     def document(self, tenant=None):
         return json.loads(json.dumps(self._left.document(self._world, tenant)))

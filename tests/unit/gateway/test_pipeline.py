@@ -20,6 +20,7 @@ from gateway.dispatch import waiter_of
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.identity.gate import Caller
 from gateway.observability.exposition import render
+from gateway.routing.match import compile_route
 from gateway.scheduling.place import Hashers, adapter_of
 from gateway.scheduling.pool import Reserved
 from gateway.settings import Queue, Requests, Settings
@@ -245,14 +246,14 @@ async def test_limits_are_settled_with_what_was_used_and_given_back_when_nothing
     check_released(fleet)
     used_in = {87: 9, None: exchange.prompt_tokens, 100: 0}[left]
     used_out = {87: 4, None: 3, 100: 0}[left]
-    nothing = {}.get
-    held = fleet.limiter.reserve(limited, nothing, "", 100 - used_in, 300 - used_out)
+    nothing, compiled = {}.get, compile_route(limited)
+    held = fleet.limiter.reserve(compiled, nothing, "", 100 - used_in, 300 - used_out)
     assert held is not None
     fleet.limiter.cancel(held)
     with pytest.raises(Exception, match="`in`"):
-        fleet.limiter.reserve(limited, nothing, "", 101 - used_in, 0)
+        fleet.limiter.reserve(compiled, nothing, "", 101 - used_in, 0)
     with pytest.raises(Exception, match="`out`"):
-        fleet.limiter.reserve(limited, nothing, "", 0, 301 - used_out)
+        fleet.limiter.reserve(compiled, nothing, "", 0, 301 - used_out)
 
 
 async def test_a_refused_request_does_not_disturb_the_split(tmp_path):

@@ -37,7 +37,7 @@ class Limiter(RateLimiter):
         """Nothing is kept."""
 
     def headers(self, reservation):
-        return [("x-ratelimit-remaining-tokens", str(reservation.handle))]
+        return (("x-ratelimit-remaining-tokens", str(reservation.handle)),)
 
 
 class Gaps(RequestMetrics):

@@ -22,6 +22,7 @@ from gateway.errors import ClientError, ModelNotAllowed
 from gateway.identity.gate import Caller, Models
 from gateway.observability.exposition import render
 from gateway.observability.worker_report import Report
+from gateway.routing.kinds import Kind
 from gateway.settings import Settings
 from tests.unit.gateway.fakes import Answer, chat
 from tests.unit.gateway.fleet import SERVER, Fleet, route
@@ -444,9 +445,9 @@ async def test_explain_expects_as_much_output_as_a_worker_does(tmp_path):
     explainer = Explainer(fleet.memory, settings)
     expected = [explainer.explain(fleet.replica.world, chat(), CHAT, {})["output_tokens"]]
     for _ in range(20):
-        fleet.pipeline._estimates.learn(("default/r", "m", "chat"), 1000, -1, 1)
+        fleet.pipeline._estimates.learn(Kind("default/r", "m", "chat"), 1000, -1, 1, 1.0)
         expected.append(explainer.explain(fleet.replica.world, chat(), CHAT, {})["output_tokens"])
-        assert expected[-1] == fleet.pipeline._estimates.expected(("default/r", "m", "chat"), -1, 1)
+        assert expected[-1] == fleet.pipeline._estimates.expected(Kind("default/r", "m", "chat"), -1, 1)
     assert expected == sorted(expected)
     assert (expected[0], expected[-1] > 500) == (100, True)
     other = explainer.explain(fleet.replica.world, b'{"model": "m", "prompt": "x"}', "/v1/completions", {})
