@@ -75,6 +75,7 @@ REQUEST_PATH = (
     "gateway/reply.py",
     "gateway/routing/match.py",
     "gateway/routing/split.py",
+    "gateway/scheduling/corrections.py",
     "gateway/scheduling/fair_queue.py",
     "gateway/scheduling/health.py",
     "gateway/scheduling/place.py",
