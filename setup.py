@@ -76,6 +76,7 @@ REQUEST_PATH = (
     "gateway/routing/kinds.py",
     "gateway/routing/match.py",
     "gateway/routing/split.py",
+    "gateway/scheduling/corrections.py",
     "gateway/scheduling/fair_queue.py",
     "gateway/scheduling/health.py",
     "gateway/scheduling/place.py",

@@ -13,6 +13,7 @@ from functools import partial
 
 from _fastpath.hashing import BlockHashes
 from _fastpath.prefix_index import PrefixIndex
+from gateway.counting import Count
 
 MISSED_TOKENS = 256
 """So many expected tokens less may be rounding: blocks of text are not the engine's, and its last block is computed in any case."""
@@ -29,11 +30,11 @@ Name = tuple[int, int]
 """Slot and generation of an endpoint."""
 
 
-def _later(seconds: float, work: Callable[[], None]) -> object:
+def _call_later(seconds: float, work: Callable[[], None]) -> object:
     return asyncio.get_running_loop().call_later(seconds, work)
 
 
-def _beside(work: Callable[[], object]) -> object:
+def _call_beside(work: Callable[[], object]) -> object:
     return asyncio.get_running_loop().run_in_executor(None, work)
 
 
@@ -46,8 +47,8 @@ class Corrections:
     def __init__(
         self,
         prefixes: PrefixIndex,
-        later: Callable[[float, Callable[[], None]], object] = _later,
-        beside: Callable[[Callable[[], object]], object] = _beside,
+        later: Callable[[float, Callable[[], None]], object] = _call_later,
+        beside: Callable[[Callable[[], object]], object] = _call_beside,
     ) -> None:
         self._prefixes = prefixes
         self._later = later
@@ -56,18 +57,19 @@ class Corrections:
         """Answers in a row that found nothing, by endpoint."""
         self._before: dict[int, int] = {}
         self._is_due = False
+        self._old_seconds = float(OLD_SECONDS)  # here it is a C number
 
     @property
     def is_watching(self) -> bool:
         """Whether answers that are as expected say something too: an endpoint has found nothing lately."""
         return bool(self.in_vain)
 
-    def missed(self, endpoint: Name, hashes: BlockHashes, cached_tokens: int, matched_at: int, sent: float) -> str:
+    def missed(self, endpoint: Name, hashes: BlockHashes, cached_tokens: Count, matched_at: Count, sent: float) -> str:
         """An answer had much fewer cached tokens than its prompt was expected to have, which was sent at ``sent``.
 
         ``matched_at``: the second in which its blocks had been learned. Returns what follows: ``evicted``, ``uncached``, or nothing.
         """
-        if sent - matched_at < OLD_SECONDS:
+        if sent - matched_at < self._old_seconds:
             return ""
         if cached_tokens > 0:
             self.in_vain.pop(endpoint, None)
@@ -81,7 +83,7 @@ class Corrections:
             self._later(SWEEP_SECONDS, self._sweep)
         return "evicted"
 
-    def answered(self, endpoint: Name, hashes: BlockHashes, cached_tokens: int) -> str:
+    def answered(self, endpoint: Name, hashes: BlockHashes, cached_tokens: Count) -> str:
         """An answer was as expected, while :attr:`is_watching`. Returns what follows: ``uncached``, or nothing."""
         if cached_tokens > 0:
             self.in_vain.pop(endpoint, None)

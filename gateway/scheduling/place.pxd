@@ -4,6 +4,7 @@ from _fastpath.hashing cimport BlockHashes, Hasher
 from _fastpath.scanner cimport Scan
 from _fastpath.scoring cimport Pool, Scheduler
 from gateway.deadlines cimport Deadlines
+from gateway.scheduling.corrections cimport Corrections
 from gateway.scheduling.pool cimport PlacedEndpoint, ServerPool
 
 @cython.freelist(64)
@@ -22,7 +23,8 @@ cdef class Placement:
 cdef class Placer:
     cdef Scheduler _scheduler
     cdef Hashers _hashers
-    cdef object _clock, _corrections
+    cdef object _clock
+    cdef Corrections _corrections
     cdef dict _in_vain
     cdef double _missed_tokens, _missed_share
     @cython.locals(hasher=Hasher, model=str)
