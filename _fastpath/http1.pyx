@@ -103,7 +103,7 @@ cdef bint _is_field(const unsigned char* text, size_t length) noexcept nogil:
     if length >= 8:
         while True:
             memcpy(&word, text + i, 8)
-            # bytes below 32, and 127; a borrow may mark a byte too many, which is looked at below
+            # bytes below 32, and 127; one too many may be marked, which is looked at below
             low = (word - <uint64_t>0x2020202020202020) & ~word
             deletes = word ^ <uint64_t>0x7F7F7F7F7F7F7F7F
             deletes = (deletes - <uint64_t>0x0101010101010101) & ~deletes
@@ -278,6 +278,19 @@ cpdef object body_of(Head head):
     return body
 
 
+# Past the size of a chunk that stands here with its line's end, as most do; else where it began, to be read byte by byte.
+cdef size_t _past_size(const unsigned char* text, size_t start, size_t length, uint64_t* size) noexcept nogil:
+    cdef size_t at = start
+    cdef uint64_t found = 0
+    while at < length and at - start < LONGEST_SIZE and _digit(text[at]) >= 0:
+        found = found << 4 | <uint64_t>_digit(text[at])
+        at += 1
+    if found == 0 or length - at < 2 or text[at] != CR or text[at + 1] != LF:
+        return start
+    size[0] = found
+    return at + 2
+
+
 @cython.final
 @cython.freelist(64)
 cdef class BodyReader:
@@ -336,6 +349,10 @@ cdef class BodyReader:
         cdef size_t at = start, piece_at = 0, piece = 0, gathered = 0, count
         cdef bytes whole = None
         cdef const char* fault
+        if self.step == SIZE and self.digits == 0:
+            at = _past_size(text, at, length, &self.left)
+            if at > start:
+                self.step = DATA
         while at < length and not self.complete:
             if self.step != DATA:
                 fault = self._frame(text[at])

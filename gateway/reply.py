@@ -143,7 +143,7 @@ class Replier:
         headers = list(given)
         headers.append(("x-request-id", exchange.request_id))
         if exchange.reservation is not None:
-            headers += self._limiter.headers(exchange.reservation)
+            headers.extend(self._limiter.headers(exchange.reservation))
         return self._with_details(exchange, headers)
 
     def _with_details(self, exchange: Exchange, headers: Headers) -> Headers:

@@ -110,7 +110,7 @@ class Connection:
         if written < head_size:
             self._transport.writelines((head[written:], body))
         else:
-            self._transport.write(body[written - head_size :])
+            self._transport.write(memoryview(body)[written - head_size :])
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer, or bytes that nobody asked for."""
