@@ -5,7 +5,8 @@ import stat
 
 import pytest
 
-from gateway.settings import Requests, Settings, SettingsError, fields, is_loopback, load, run_directory
+from gateway.settings import Requests, Settings, SettingsError, fields, load, run_directory
+from gateway.settings_check import is_loopback
 from tests.support.certificates import Authority
 
 NOTHING = {}

@@ -232,9 +232,9 @@ finally:
         (["gateway", "--nonsense", "1"], ["No such option"]),
     ],
 )
-def test_a_wrong_command_line_is_status_2_with_a_hint_where_to_look(arguments, words):
-    done = process(*arguments)
-    check_complaint(done.returncode, done.stdout, done.stderr, 2, "hint: ", *words)
+def test_a_wrong_command_line_is_status_2_with_a_hint_where_to_look(call, arguments, words):
+    status, out, err = call(*arguments)  # that the program says the same: test_as_a_module_it_is_the_same_program
+    check_complaint(status, out, err, 2, "hint: ", *words)
 
 
 @pytest.mark.parametrize(
@@ -244,26 +244,37 @@ def test_a_wrong_command_line_is_status_2_with_a_hint_where_to_look(arguments, w
         (["gateway", "--port", "99999", "--workers", "0"], ["`port` must be 0 to 65535", "`workers` must be 1 to 63"]),
         (["gateway", "--host", "0.0.0.0"], ["beyond loopback", "--insecure-no-auth"]),
         (["gateway", "--config", "/nonexistent"], ["/nonexistent"]),
-        (["gateway", "--run-directory", "/proc/nonexistent"], ["run directory", "--run-directory"]),
-        (["gateway", "--run-directory", "/tmp/" + "x" * 200], ["run_directory", "bytes", "--run-directory"]),
-        (["gateway", "--host", "192.0.2.1", "--insecure-no-auth"], ["192.0.2.1"]),
         (["gateway", "--shared-memory-slots", "0"], ["slots"]),
         (["gateway", "--shared-memory-slots", "100000000000"], ["slots"]),
         (["gateway", "--shared-memory-prefix-bytes", "0"], ["prefix_bytes"]),
         (["gateway", "--shared-memory-counter-series", "1"], ["counter_series"]),
         (["demo", "--workers", "x"], ["`workers` must be a whole number"]),
         (["run", "-f", "/tmp", "--drain-seconds", "-1"], ["`drain_seconds` must"]),
-        (["controllers", "-f", "/tmp", "--run-directory", "/proc/nonexistent"], ["run directory"]),
-        (["sim", "--host", "192.0.2.1"], ["port 8000 cannot be used", "--port"]),
         (["get", "routes", "--server", NOWHERE], [f"no gateway answers at http://{NOWHERE}", "penstock demo"]),
         (["explain", "m", "--server", NOWHERE], ["no gateway answers"]),
         (["get", "routes", "--server", "http://[::1"], ["http://[::1"]),
         (["get", "routes", "--server", "ftp://127.0.0.1"], ["no gateway answers"]),
     ],
 )
-def test_what_cannot_be_done_is_status_1_with_the_reason(tmp_path, arguments, words):
+def test_what_cannot_be_done_is_status_1_with_the_reason(call, arguments, words):
+    status, out, err = call(*arguments)
+    check_complaint(status, out, err, 1, *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gateway", "--port", "x"], ["`port` must be a whole number, not 'x'"]),
+        (["gateway", "--run-directory", "/proc/nonexistent"], ["run directory", "--run-directory"]),
+        (["gateway", "--run-directory", "/tmp/" + "x" * 200], ["run_directory", "bytes", "--run-directory"]),
+        (["gateway", "--host", "192.0.2.1", "--insecure-no-auth"], ["192.0.2.1"]),
+        (["controllers", "-f", "/tmp", "--run-directory", "/proc/nonexistent"], ["run directory"]),
+        (["sim", "--host", "192.0.2.1"], ["port 8000 cannot be used", "--port"]),
+    ],
+)
+def test_what_is_not_to_be_had_ends_a_program_with_status_1_and_the_reason(tmp_path, arguments, words):
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-    if arguments[0] in ("gateway", "run"):
+    if arguments[0] == "gateway":
         arguments = [*arguments, "--admin-port", "0"] + ([] if "--port" in arguments else ["--port", "0"])
     done = process(*arguments, env=environment)
     check_complaint(done.returncode, done.stdout, done.stderr, 1, *words)
