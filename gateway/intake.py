@@ -16,7 +16,7 @@ LARGEST_WHOLE = 1 << 20
 PATIENCE_SECONDS = 1.0
 """A body on its way for less is not given up for another's."""
 CACHE_SALT = "cache_salt"
-_MOST_ANNOUNCED = 1 << 62
+_MOST_ANNOUNCED = 10**18
 """A body that is said to have more has this many: more than anybody takes."""
 _CLOSE = (("connection", "close"),)
 
@@ -88,9 +88,9 @@ def _announced(length: str | None) -> Count:
     for digit in length:
         if not "0" <= digit <= "9":
             return -1
-        count = count * 10 + (ord(digit) - 48)
-        if count > _MOST_ANNOUNCED:
+        if count > _MOST_ANNOUNCED // 10:
             return _MOST_ANNOUNCED
+        count = count * 10 + (ord(digit) - 48)
     return count
 
 

@@ -296,6 +296,7 @@ class Pipeline:
         if name is None:
             name = split(exchange.matched.rule, self._parts.random)
         servers: dict[str, ServerPool] = exchange.world.servers
+        exchange.world = None  # an old one is let go of piece by piece, not with the last of its requests
         exchange.server = servers.get(name) if name is not None else None
         if exchange.server is None:
             raise NoEndpoint(

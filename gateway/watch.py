@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from gateway.deadlines import Deadlines
@@ -12,6 +13,8 @@ from gateway.settings import Requests
 
 LOOK_AFTER_SECONDS = 0.02
 """A request that is over sooner is never asked about: to wait for a client's leaving costs more than to answer it."""
+
+logger = logging.getLogger(__name__)
 
 
 class Watches:
@@ -38,7 +41,13 @@ class Watches:
             if now - exchange.started < LOOK_AFTER_SECONDS:
                 self.begin(exchange)
             else:
-                Watch(exchange, self._deadlines, self._requests).check(now)
+                self._look(exchange, now)
+
+    def _look(self, exchange: Exchange, now: float) -> None:
+        try:
+            Watch(exchange, self._deadlines, self._requests).check(now)
+        except Exception:
+            logger.exception("request %s cannot be looked after", exchange.request_id)
 
 
 class Watch:

@@ -66,7 +66,17 @@ def test_what_clients_call_json_is_not_looked_at(content_type):
     check_headers(make_exchange(headers={"content-type": content_type}), SMALL.body_bytes)
 
 
-@pytest.mark.parametrize(("length", "fits"), [("100", True), ("101", False), ("0", True), (None, True)])
+@pytest.mark.parametrize(
+    ("length", "fits"),
+    [
+        ("100", True),
+        ("101", False),
+        ("0", True),
+        (None, True),
+        *((str(2**power + more), False) for power in (62, 63, 64) for more in (-3, 0, 5)),
+        ("9" * 40, False),
+    ],
+)
 def test_an_announced_length_is_compared_before_the_body_is_read(length, fits):
     exchange = make_exchange(headers={"content-length": length})
     if fits:

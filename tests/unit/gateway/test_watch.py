@@ -68,3 +68,21 @@ async def test_a_request_that_is_over_is_left_alone(deadlines):
     assert asked == []
     leave(exchange)
     assert not exchange.client_gone
+
+
+async def test_a_request_that_cannot_be_looked_after_leaves_the_others_to_be(deadlines, caplog):
+    class Broken(Protocol):
+        def client_disconnect(self):
+            raise RuntimeError("no such future")
+
+    ends, protocol = [], Protocol()
+    watches = Watches(deadlines, Requests())
+    broken, other = watched(deadlines, ends, Broken()), watched(deadlines, ends, protocol)
+    for exchange in (broken, other):
+        watches.begin(exchange)
+    await asyncio.sleep(0.1)
+    assert "cannot be looked after" in caplog.text
+    protocol.left.set()
+    await asyncio.sleep(0.02)
+    assert other.client_gone
+    broken.run.throw(ValueError())
