@@ -177,6 +177,7 @@ cpdef object parse_head(bytes data, size_t start=0):
     head.end = at + 2
     if head.hop_names is not None:
         head.headers = [pair for pair in head.headers if pair[0] not in head.hop_names]
+        head.is_event_stream = head.is_event_stream and "content-type" not in head.hop_names
     if head.chunked and head.announced >= 0:
         raise FramingError("a length beside transfer-encoding")
     if head.status < 200 or head.status == 204 or head.status == 304:
@@ -233,13 +234,15 @@ cdef class Head:
 
     # Those that engines send, which are the same for each answer.
     cdef int _content_type(self, const unsigned char* value, size_t length) except -1:
-        self.is_event_stream = length >= 17 and memcmp(value, b"text/event-stream", 17) == 0
+        cdef Py_ssize_t passed = len(self.headers)
         if _is(value, length, b"application/json", 16):
             self.headers.append(_JSON)
         elif _is(value, length, b"text/event-stream; charset=utf-8", 32):
             self.headers.append(_EVENTS)
         else:
-            return self._pass_on("content-type", value, length)
+            self._pass_on("content-type", value, length)
+        if len(self.headers) > passed:    # what no client is told does not make a stream either
+            self.is_event_stream = length >= 17 and memcmp(value, b"text/event-stream", 17) == 0
         return 0
 
     cdef int _content_length(self, const unsigned char* value, size_t length) except -1:

@@ -8,7 +8,8 @@ cdef enum:
 
 cdef class LogLines:
     cdef uint8_t* _start
-    cdef size_t _used, _room
+    cdef size_t _room
+    cdef readonly size_t size
     cdef int64_t _second          # that `_date` is of
     cdef uint8_t _date[20]
     cdef readonly long long count

@@ -8,6 +8,8 @@ class LogLines:
 
     count: int
     """How many."""
+    size: int
+    """How many bytes they are together."""
     def __init__(self) -> None: ...
     def add(
         self,

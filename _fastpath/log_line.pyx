@@ -186,7 +186,7 @@ cdef inline uint8_t* _time(uint8_t* at, double seconds) noexcept nogil:
 cdef class LogLines:
     def __cinit__(self):
         self._start = NULL
-        self._used = self._room = 0
+        self.size = self._room = 0
         self._second = -1
         self.count = 0
 
@@ -196,9 +196,9 @@ cdef class LogLines:
     cdef int _make_room(self, size_t size) except -1:
         cdef size_t room = max(self._room, 4096)
         cdef uint8_t* start
-        if self._room - self._used >= size:
+        if self._room - self.size >= size:
             return 0
-        while room - self._used < size:
+        while room - self.size < size:
             room *= 2
         start = <uint8_t*>realloc(self._start, room)
         if start == NULL:
@@ -259,7 +259,7 @@ cdef class LogLines:
         if usage is not None:
             tokens_in, tokens_out, cached = usage
         self._make_room(most + <size_t>PyBytes_GET_SIZE(decision))
-        at = self._moment(_raw(self._start + self._used, b'{"timestamp":"', 14), wall)
+        at = self._moment(_raw(self._start + self.size, b'{"timestamp":"', 14), wall)
         at = _raw(at, b'","level":"error"', 17) if status >= 500 else _raw(at, b'","level":"info"', 16)
         at = _text(_raw(at, b',"event":"request","request_id":', 32), &texts[0])
         at = _text(_raw(at, b',"method":"POST","path":', 24), &texts[1])
@@ -301,12 +301,12 @@ cdef class LogLines:
             at = _raw(at, b',"decision":', 12)
             at = _raw(at, PyBytes_AS_STRING(decision), PyBytes_GET_SIZE(decision))
         at = _raw(at, b"}\n", 2)
-        self._used = at - self._start
+        self.size = at - self._start
         self.count += 1
 
     cpdef bytes take(self):
-        cdef bytes lines = PyBytes_FromStringAndSize(<const char*>self._start, self._used)
-        self._used = self.count = 0
+        cdef bytes lines = PyBytes_FromStringAndSize(<const char*>self._start, self.size)
+        self.size = self.count = 0
         if self._room > KEPT_BYTES:
             free(self._start)
             self._start = NULL

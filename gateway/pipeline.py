@@ -283,10 +283,15 @@ class Pipeline:
         return True
 
     async def _await_lease(self, exchange: Exchange) -> None:
-        """Look again, a turn a millisecond. Raises RateLimited."""
+        """Look again, a turn a millisecond. Raises RateLimited, and ModelNotFound when its route is gone meanwhile."""
         while True:
             await asyncio.sleep(_TURN_SECONDS)
             exchange.lease_turns += 1
+            if (
+                self._world() is not exchange.world
+            ):  # else limits of a route that was replaced would be opened once more
+                self._match(exchange)
+                self._expect(exchange)
             if self._limit(exchange):
                 return
 

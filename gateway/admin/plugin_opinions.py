@@ -64,7 +64,8 @@ class PluginOpinions:
         """``setting``: ``scheduling_plugins``. ``seconds``: how long all plugins of a server may take together."""
         self._setting = setting
         self._seconds = seconds
-        self._found: Plugins | None = None
+        self._found: dict[str, Plugins] = {}
+        """By server: one that has not returned may still be at work in its own."""
         self._late: dict[str, _Asking] = {}
         """By server, whom its plugins never answered."""
 
@@ -74,9 +75,10 @@ class PluginOpinions:
         late = self._late.get(server.name)
         if late is not None and late.is_alive():
             return late.opinions_without(server)
-        if self._found is None:
-            self._found = Plugins(find_factories(self._setting), lambda name, kind: None)
-        asking = _Asking(self._found, pool, asked, seen)
+        found = self._found.get(server.name)
+        if found is None:
+            found = self._found[server.name] = Plugins(find_factories(self._setting), lambda name, kind: None)
+        asking = _Asking(found, pool, asked, seen)
         asking.start()
         asking.join(self._seconds)
         if asking.is_alive():

@@ -11,8 +11,8 @@ cdef size_t _LONGEST_VALUE
 
 cdef class AccessLog:
     cdef object _descriptor, _arrived, _ended, _thread
-    cdef bint _enabled, _is_told
-    cdef long long _most
+    cdef bint _enabled, _is_told, _is_torn
+    cdef long long _most, _most_bytes
     cdef readonly LogLines _lines
     cdef readonly long long dropped
     cpdef finished(self, Exchange exchange, double now, double wall)

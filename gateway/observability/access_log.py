@@ -10,6 +10,7 @@ from gateway.exchange import Exchange
 
 _LONGEST_VALUE = 256
 _MOST_LINES_WAITING = 20_000
+_MOST_BYTES_WAITING = 32 << 20
 _GATHER_SECONDS = 0.05
 _NEVER = -1.0
 
@@ -20,11 +21,12 @@ class AccessLog:
     def __init__(self, descriptor: int = 1, enabled: bool = True) -> None:
         self._descriptor = descriptor
         self._enabled = enabled
-        self._most = _MOST_LINES_WAITING
+        self._most, self._most_bytes = _MOST_LINES_WAITING, _MOST_BYTES_WAITING
         self._lines = LogLines()
         self._is_told = False
         self._arrived = threading.Event()
         self._ended = threading.Event()
+        self._is_torn = False
         self.dropped = 0
         self._thread = threading.Thread(target=self._write_forever, name="access-log", daemon=True)
         if enabled:
@@ -34,7 +36,7 @@ class AccessLog:
         """Log a request that is over; ``wall`` is Unix time."""
         if not self._enabled:
             return
-        if self._lines.count >= self._most:
+        if self._lines.count >= self._most or self._lines.size >= self._most_bytes:
             self.dropped += 1
             return
         add_line(self._lines, exchange, now, wall)
@@ -57,14 +59,21 @@ class AccessLog:
             self._arrived.clear()
             self._is_told = False  # before they are taken: whoever adds one from now on tells of it
             self._write(self._lines.take())
+        self._write(self._lines.take())  # those that came while the last were written
 
     def _write(self, lines: bytes) -> None:
-        data = memoryview(lines)
+        mend = b"\n" if self._is_torn and lines else b""  # a line that broke off shall not spoil the next
+        whole = mend + lines
+        data = memoryview(whole)
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
-            self.dropped += lines.count(b"\n")
+            pass
+        written = len(whole) - len(data)
+        self.dropped += lines.count(b"\n", max(0, written - len(mend)))
+        if written:
+            self._is_torn = whole[written - 1 : written] != b"\n"
 
 
 def add_line(lines: LogLines, exchange: Exchange, now: float, wall: float) -> None:

@@ -5,7 +5,6 @@ cdef class CompiledRule:
     cdef readonly tuple headers
     cdef readonly bint is_plain
     cdef readonly str only
-    cdef public tuple found
     cpdef bint matches(self, str model, str path, headers) except -1
 
 cdef class CompiledRoute:

@@ -34,8 +34,6 @@ class CompiledRule:
         target = rule.targets[0] if len(rule.targets) == 1 else None
         self.only = target.server if target is not None and target.weight > 0 else None
         """The server that all of its requests go to, None where that is to be chosen."""
-        self.found: tuple[Matched, Matched] | None = None
-        """What a request is told that it matches: by the model's name, and by that of an adapter."""
 
     def matches(self, model: str, path: str, headers: Headers) -> bool:
         """Whether every part that is present matches."""
@@ -59,8 +57,6 @@ class CompiledRoute:
         """``namespace/name``."""
         self.limits = route.limits
         self.kinds = Kinds(route.name)
-        for rule in rules:
-            rule.found = Matched(self, rule.rule, False, rule.only), Matched(self, rule.rule, True, rule.only)
 
 
 class Routes(Protocol):
@@ -75,7 +71,7 @@ class Routes(Protocol):
 class Matched:
     """A route, its rule, whether the model's name is an adapter of it, and the server that all such requests go to if there is one."""
 
-    def __init__(self, route: CompiledRoute, rule: Rule, is_adapter: bool, only: str | None = None) -> None:
+    def __init__(self, route: CompiledRoute, rule: Rule, is_adapter: bool, only: str | None) -> None:
         self.route = route
         self.rule = rule
         self.is_adapter = is_adapter
@@ -100,8 +96,7 @@ def match(routes: Routes, model: str, path: str, headers: Headers) -> Matched | 
     for route in candidates:
         for compiled in route.rules:
             if compiled.is_plain or compiled.matches(model, path, headers):
-                assert compiled.found is not None
-                return compiled.found[is_adapter]
+                return Matched(route, compiled.rule, is_adapter, compiled.only)
     return None
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from _fastpath.fair_share import FairShare
 from _fastpath.slots import endpoint_identity
-from gateway.errors import PenstockError
 from gateway.waiting import Signal
 
 LOWEST_PRIORITY = -1_000_000
@@ -59,7 +58,7 @@ class Waiter:
         self.is_waiting = False
         self.outcome = "left"
         """How its wait ended: ``served``, ``refused``, ``late``, or ``left`` when its client did."""
-        self.error: PenstockError | None = None
+        self.error: Exception | None = None
 
     @property
     def key(self) -> tuple[int, float, int]:

@@ -290,6 +290,8 @@ class Answer:
                     raise self.error
                 self.arrived.clear()
                 await self.arrived
+            if self.error is not None:  # of the last piece, which the client did not take
+                raise self.error
         finally:
             self._sink = None
             self._patience = -1

@@ -97,6 +97,8 @@ LINES = st.sampled_from(
         b"transfer-encoding: chunked", b"Transfer-Encoding:\tCHUNKED", b"transfer-encoding: gzip", b"connection: close",
         b"connection: x-a, keep-alive", b"connection: upgrade", b"x-a: 1", b"X-A:", b"x-b: \xe9", b"x-c: a\tb", b"x penstock: 1",
         b"x-penstock-endpoint: a", b"server: b", b"content-type: text/event-stream", b"content-type: application/json",
+        b"content-type: text/event-stream;\tx", b"content-type: text/event-stream; charset=utf-8", b"connection: content-type",
+        b"content-type: text/event-stream; x=\xe9",
         b" folded", b": none", b"no colon", b"x\0: 1", b"x: \0", b"x: a\rb", b"x: a\nb", b"date: now",
     ]
 )  # fmt: skip

@@ -16,6 +16,10 @@ class LogLines:
     def count(self):
         return len(self._lines)
 
+    @property
+    def size(self):
+        return sum(len(line) for line in self._lines)
+
     def add(self, *arguments):
         self._lines.append(request_line(*arguments))
 

@@ -208,3 +208,58 @@ def test_a_log_that_is_switched_off_writes_nothing_and_has_no_thread(pipe):
     log.finished(answered(), 100.5, 1.7e9)
     log.close()
     assert lines(pipe[0]) == []
+
+
+def test_lines_that_come_while_others_are_written_are_written_at_the_end(pipe, monkeypatch):
+    writing, go_on = threading.Event(), threading.Event()
+    write = os.write
+
+    def slow(descriptor, data):
+        writing.set()
+        assert go_on.wait(5)
+        return write(descriptor, data)
+
+    log = AccessLog(pipe[1])
+    monkeypatch.setattr(access_log.os, "write", slow)
+    log.finished(answered(request_id="req_first"), 100.5, 1.7e9)
+    assert writing.wait(5)
+    log.finished(answered(request_id="req_last"), 100.5, 1.7e9)
+    threading.Timer(0.2, go_on.set).start()
+    log.close()
+    assert [json.loads(line)["request_id"] for line in lines(pipe[0])] == ["req_first", "req_last"]
+    assert log.dropped == 0
+
+
+def test_a_line_that_broke_off_does_not_spoil_the_next_and_is_counted_alone(pipe, monkeypatch):
+    log = AccessLog(pipe[1], enabled=False)
+    write, faults = os.write, [lambda data: data[:5], lambda data: data[:0], None]
+
+    def failing(descriptor, data):
+        fault = faults[0] if faults else None
+        if fault is None:
+            return write(descriptor, data)
+        faults[0] = lambda data: data[:0]
+        part = fault(data)
+        if not part:
+            faults.pop(0)
+            raise OSError(28, "no space left")
+        return write(descriptor, part)
+
+    monkeypatch.setattr(access_log.os, "write", failing)
+    log._write(b"one is long\ntwo\n")
+    assert log.dropped == 2
+    log._write(b"three\n")  # nothing of it is written: what stands there is torn still
+    assert log.dropped == 3
+    log._write(b"four\n")
+    log._write(b"five\n")
+    assert (lines(pipe[0]), log.dropped) == ([b"one i", b"four", b"five"], 3)
+
+
+def test_large_lines_that_wait_are_bounded_by_their_bytes(pipe, monkeypatch):
+    monkeypatch.setattr(access_log, "_MOST_BYTES_WAITING", 100_000)
+    log = AccessLog(pipe[1])
+    log.close()  # nobody takes them
+    for _ in range(1000):
+        log.finished(answered(decision=b'"' + b"x" * 2000 + b'"'), 100.5, 1.7e9)
+    assert 100_000 <= log._lines.size < 110_000
+    assert log.dropped > 900

@@ -6,10 +6,10 @@ import pytest
 
 from _fastpath.leased_bucket import LeasedBuckets
 from _fastpath.token_bucket import TokenBuckets
-from gateway.datastore.model import Limit
+from gateway.datastore.model import Limit, Server
 from gateway.settings import Settings
 from tests.unit.gateway.fakes import Answer, chat
-from tests.unit.gateway.fleet import Fleet, route
+from tests.unit.gateway.fleet import SERVER, Fleet, route
 from tests.unit.gateway.test_pipeline import WHOLE, error, request, without_sockets
 
 __all__ = ["without_sockets"]
@@ -93,3 +93,15 @@ class TestSharedLimit:
         await asyncio.gather(asking, return_exceptions=True)
         assert fleet.pipeline.in_flight == 0
         assert fleet.limiter._journal.in_use == 0
+
+    async def test_a_request_that_waits_while_its_route_changes_is_held_to_the_new_limits(self, tmp_path):
+        old = Limit("l", "requests", 10.0, 1.0, 10.0, key="tenant", store="redis:6379")
+        fleet = Fleet(tmp_path, routes=[route(limits=(old,))])
+        asking = asyncio.ensure_future(request(fleet))
+        await asyncio.sleep(0.02)
+        new = Limit("l", "requests", 3.0, 60.0, 3.0, key="tenant")
+        fleet.serve([route(limits=(new,))], [Server(SERVER)], [fleet.endpoint(0)])
+        fleet.client.answers = [Answer([WHOLE]) for _ in range(9)]
+        _, status, headers, _ = await asyncio.wait_for(asking, 5)
+        assert (status, dict(headers)["x-ratelimit-limit-requests"]) == (200, "3")
+        assert [(await request(fleet))[1] for _ in range(3)] == [200, 200, 429]

@@ -385,6 +385,23 @@ async def test_a_body_larger_than_any_buffer_arrives_whole(client):
         await client.close()
 
 
+async def test_a_last_piece_that_its_client_does_not_take_is_told(client):
+    class Gone(Sink):
+        def take(self, piece, now):
+            raise BrokenPipeError("nobody takes it")
+
+    engine = Engine(head(b"content-length: 5"), closes=False)
+    async with engine.listening() as endpoint:
+        answer = await send(client, endpoint)
+        forwarding = asyncio.ensure_future(answer.forward(Gone()))
+        await asyncio.sleep(0)
+        answer.feed(b"12345")  # as the connection does it
+        with pytest.raises(BrokenPipeError):
+            await asyncio.wait_for(forwarding, 5)
+        answer.close()
+        await client.close()
+
+
 async def test_an_answer_that_is_too_large_to_be_taken_whole_is_read_on_when_it_is_forwarded(client):
     # found by a test of a running gateway: reading had been paused, and a client that read quickly waited for ever
     content = bytes(5 << 20)

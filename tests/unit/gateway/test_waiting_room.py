@@ -304,3 +304,18 @@ async def test_a_conversation_s_last_answer_counts_for_a_while_in_every_worker(m
     assert (second.last_answer("s", 7), second.last_answer("t", 7), second.last_answer("s", 8)) == (100.0, 0.0, 0.0)
     clock.now += 60.1
     assert second.last_answer("s", 7) == 0.0
+
+
+async def test_a_fault_in_placing_one_that_waits_is_its_own_and_not_of_whoever_makes_room(room):
+    broken, sound = Server(), Server(places=1)
+    broken.error = ZeroDivisionError("a fault")
+    first, second = await waiting(room, Server().waiter("first"), sound.waiter("second", priority=-1))
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    (third,) = await waiting(room, broken.waiter("third", priority=1))
+    room.move("s")
+    with pytest.raises(ZeroDivisionError):
+        await third
+    await second
+    assert sound.served == ["second"]
+    assert room.lengths() == {"s": 0} or room.lengths() == {}
