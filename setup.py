@@ -64,6 +64,8 @@ REQUEST_PATH = (
     "gateway/connectors/direct.py",
     "gateway/deadlines.py",
     "gateway/dispatch.py",
+    "gateway/downstream/coalescer.py",
+    "gateway/downstream/entrance.py",
     "gateway/downstream/stream.py",
     "gateway/downstream/usage_event.py",
     "gateway/exchange.py",

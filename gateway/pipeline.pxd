@@ -19,7 +19,7 @@ from gateway.waiting cimport Run
 from gateway.watch cimport Watches
 
 cdef class Parts:
-    cdef readonly object settings, world, sockets, tokens, clock, wall
+    cdef readonly object settings, world, sockets, tokens, coalescer, clock, wall
     cdef public object random
     cdef readonly RateLimiter limiter
     cdef readonly OutputEstimates estimates

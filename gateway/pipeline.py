@@ -15,6 +15,7 @@ from gateway.admission.output_estimates import OutputEstimates
 from gateway.deadlines import Deadlines
 from gateway.dispatch import Dispatcher
 from gateway.downstream.client_socket import ClientSockets
+from gateway.downstream.coalescer import Coalescer
 from gateway.errors import (
     ClientGone,
     Draining,
@@ -71,6 +72,7 @@ class Parts:
         deadlines: Deadlines,
         sockets: ClientSockets,
         tokens: PromptTokens,
+        coalescer: Coalescer,
         gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -88,6 +90,7 @@ class Parts:
         self.deadlines = deadlines
         self.sockets = sockets
         self.tokens = tokens
+        self.coalescer = coalescer
         self.gate = gate
         """Knows who asks; None where nobody is asked."""
         self.clock = clock
@@ -117,7 +120,13 @@ class Pipeline:
             parts.settings.access_log_decisions if parts.settings.access_log else 0.0,
         )
         self._replier = Replier(
-            parts.settings, parts.sockets, parts.limiter, parts.metrics, parts.clock, self._dispatcher.first_token
+            parts.settings,
+            parts.sockets,
+            parts.limiter,
+            parts.metrics,
+            parts.clock,
+            self._dispatcher.first_token,
+            parts.coalescer,
         )
         self._bodies = BodyLedger(parts.settings.requests.bodies_in_flight_bytes, parts.clock)
         self._watches = Watches(parts.deadlines, parts.settings.requests)

@@ -4,6 +4,7 @@ from _fastpath.http1 cimport Head
 from _fastpath.log_line cimport server_timing
 from _fastpath.usage cimport Tail, events_in, scan_usage
 from gateway.admission.limits cimport RateLimiter
+from gateway.downstream.coalescer cimport Coalescer
 from gateway.downstream.stream cimport ClientStream
 from gateway.downstream.usage_event cimport UsageEventFilter
 from gateway.exchange cimport Exchange
@@ -16,6 +17,7 @@ cdef class Replier:
     cdef bint _has_details
     cdef RateLimiter _limiter
     cdef RequestMetrics _metrics
+    cdef Coalescer _coalescer
     @cython.locals(head=Head, body=bytes, now=double)
     cpdef bint answer_at_once(self, Exchange exchange, Answer answer) except -1
     @cython.locals(status=long)
@@ -37,6 +39,7 @@ cdef class Forwarding(Sink):
     cdef ClientStream _stream
     cdef UsageEventFilter _hidden
     cdef RequestMetrics _metrics
+    cdef Coalescer _coalescer
     cdef long _gaps
     cdef bint _events
     @cython.locals(exchange=Exchange, earlier=double)

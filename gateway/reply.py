@@ -12,6 +12,7 @@ from gateway import errors
 from gateway.admission.limits import RateLimiter
 from gateway.counting import Count
 from gateway.downstream.client_socket import ClientSocket, ClientSockets
+from gateway.downstream.coalescer import Coalescer
 from gateway.downstream.stream import ClientStream
 from gateway.downstream.usage_event import UsageEventFilter
 from gateway.errors import ClientGone, Draining, PenstockError
@@ -39,6 +40,7 @@ class Replier:
         metrics: RequestMetrics,
         clock: Callable[[], float],
         first_token: Callable[[Exchange], None],
+        coalescer: Coalescer,
     ) -> None:
         self._settings = settings
         self._has_details = settings.response_details
@@ -47,6 +49,7 @@ class Replier:
         self._sockets = sockets
         self._clock = clock
         self._first_token = first_token
+        self._coalescer = coalescer
 
     def answer_at_once(self, exchange: Exchange, answer: Answer) -> bool:
         """Pass on an answer that came whole with its head, as most do; False when there is something to wait for. Raises ClientGone."""
@@ -110,7 +113,7 @@ class Replier:
         stream = ClientStream(transport, client, self._settings.streams, answer, self._clock)
         events = answer.is_event_stream
         # no closure: it would hold itself and the client's stream, which ends when nobody holds it any more
-        way = Forwarding(self, exchange, stream, events, self._metrics)
+        way = Forwarding(self, exchange, stream, events, self._metrics, self._coalescer)
         try:
             if before:
                 way.tail.add(before)
@@ -161,7 +164,13 @@ class Forwarding(Sink):
     """A stream on its way: each piece is noted, its text kept as far as it may say what was used, and sent on as it was read."""
 
     def __init__(
-        self, replier: Replier, exchange: Exchange, stream: ClientStream, events: bool, metrics: RequestMetrics
+        self,
+        replier: Replier,
+        exchange: Exchange,
+        stream: ClientStream,
+        events: bool,
+        metrics: RequestMetrics,
+        coalescer: Coalescer,
     ) -> None:
         self.tail = Tail()
         self._replier = replier
@@ -169,6 +178,7 @@ class Forwarding(Sink):
         self._stream = stream
         self._events = events
         self._metrics = metrics
+        self._coalescer = coalescer
         self._gaps = metrics.gap_series(exchange)
         self._hidden = UsageEventFilter() if events and exchange.asked_for_usage else None
 
@@ -189,6 +199,7 @@ class Forwarding(Sink):
             piece = self._hidden.feed(piece)
         if piece:
             self._stream.send(piece)
+        self._coalescer.note(now)
 
     def end(self) -> None:
         """The engine has said all. Raises ClientGone."""

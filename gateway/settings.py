@@ -95,6 +95,8 @@ class Streams(Struct, frozen=True, kw_only=True):
     """With more than this unsent, nothing more is read from the engine."""
     slow_client_seconds: float = 30.0
     """A client that has not caught up after so long is cut off."""
+    coalesce_seconds: float = 0.001
+    """While pieces of streams come more often than twice in this time, they are handled together, up to so much later; 0: each at once."""
 
 
 class Tokens(Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _SIZES = {"prefix_bytes": (192, 1 << 40), "counter_series": (64, 1 << 24), "counter_cells": (1024, 1 << 24)}
 """Least and most of the shared memory's sizes where they are not 1 and 2^24: every family of metrics needs its series."""
 _MOST_RESERVED = 50.0
+_MOST_COALESCED = 0.05
 
 
 def settings_faults(settings: Settings) -> list[str]:
@@ -52,6 +53,11 @@ def settings_faults(settings: Settings) -> list[str]:
     if settings.queue.reserved_percent > _MOST_RESERVED:
         faults.append(
             f"`queue.reserved_percent` must be at most {_MOST_RESERVED:g}, not {settings.queue.reserved_percent:g}"
+        )
+    if settings.streams.coalesce_seconds > _MOST_COALESCED:
+        faults.append(
+            f"`streams.coalesce_seconds` must be at most {_MOST_COALESCED:g}: the whole worker waits for so long, "
+            f"not {settings.streams.coalesce_seconds:g}"
         )
     for name, value in _numbers(settings):
         if value < 0:

@@ -3,8 +3,9 @@
     granian_alone.py PORT ENGINE_PORT
 
 What it costs is the least that any gateway on this server costs, before it has looked at a request or chosen an engine. Answers are made in
-advance, chunks too. The engine only beats time for streams: each read from it lets as many chunks go as it held, because when chunks
-come, and how many at once, is most of what one costs. A timer in its place costs more than the whole gateway on a crowded machine.
+advance, chunks too, and coalesced as ours are. The engine only beats time for streams: each read from it lets as many chunks go as it
+held, because when chunks come, and how many at once, is most of what one costs. A timer in its place costs more than the whole gateway on a
+crowded machine.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import asyncio
 import gc
 import json
 import sys
+import time
 from typing import Any, cast
 
 import uvloop
 
+from gateway.downstream.coalescer import Coalescer
 from gateway.settings import Settings
 from gateway.supervisor.listeners import open_listeners
 from gateway.supervisor.serving import InheritedSocketServer, tune_process, yield_to_loop
@@ -53,8 +56,9 @@ DONE = b"data: [DONE]\n\n"
 class Beat(asyncio.Protocol):
     """A connection to the engine, which beats time for one stream after another."""
 
-    def __init__(self, idle: list[Beat]) -> None:
+    def __init__(self, idle: list[Beat], coalescer: Coalescer) -> None:
         self._idle = idle
+        self._coalescer = coalescer
         self._watcher: Any = None
         self._send: Any = None
 
@@ -74,6 +78,7 @@ class Beat(asyncio.Protocol):
             return
         is_last = data.find(DONE, -40) >= 0
         self._send(EVENT * (events - 1) + DONE if is_last else EVENT * events)
+        self._coalescer.note(time.monotonic())
         if is_last:
             watcher, self._watcher, self._send = self._watcher, None, None
             watcher.done()
@@ -90,8 +95,9 @@ class Beat(asyncio.Protocol):
 class Alone:
     """What Granian calls for each request."""
 
-    def __init__(self, engine_port: int) -> None:
+    def __init__(self, engine_port: int, coalescer: Coalescer) -> None:
         self._engine_port = engine_port
+        self._coalescer = coalescer
         self._idle: list[Beat] = []
         self._connecting: set[asyncio.Task[None]] = set()
 
@@ -126,13 +132,18 @@ class Alone:
 
     async def _connect(self, watcher: Any, transport: Any) -> None:
         loop = asyncio.get_running_loop()
-        _, beat = await loop.create_connection(lambda: Beat(self._idle), "127.0.0.1", self._engine_port)
+        _, beat = await loop.create_connection(
+            lambda: Beat(self._idle, self._coalescer), "127.0.0.1", self._engine_port
+        )
         beat.begin(watcher, transport)
 
 
 async def _serve(port: int, engine_port: int) -> None:
     (listener,) = open_listeners("127.0.0.1", port, 1)
-    server: Any = InheritedSocketServer(cast(Any, Alone(engine_port)), listener.fileno(), Settings())
+    settings = Settings()
+    coalescer = Coalescer(settings.streams.coalesce_seconds)
+    alone: Any = Alone(engine_port, coalescer)
+    server = InheritedSocketServer(alone, listener.fileno(), settings, coalescer)
     asyncio.get_running_loop().call_later(_THREADS_STARTED_SECONDS, yield_to_loop)
     gc.collect()
     gc.freeze()

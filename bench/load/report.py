@@ -153,6 +153,11 @@ def _compared_latency(value: str, whose_half: str) -> Callable[[Findings], float
     return found
 
 
+def _two_workers(findings: Findings) -> float | None:
+    one = ratio(findings.median(OURS, "unary-1k", "cpu_us"), findings.median("penstock-2", "unary-1k", "cpu_us"))
+    return None if one is None else 2 * one
+
+
 _ASKED = (
     _Asked(
         "1.2 KB: requests/s of sglang-router", 3.0, True, _compared("unary-1k", "requests_per_second", "sglang-router")
@@ -168,6 +173,9 @@ _ASKED = (
     _Asked("200 KB: CPU of nginx", budget.BARS["unary-200k"], False, _compared("unary-200k", "cpu_us", "nginx")),
     _Asked("streamed chunk: CPU of sglang-router", 0.9, False, _compared("stream", "cpu_us", "sglang-router")),
     _Asked("streamed chunk: CPU of nginx", budget.BARS["stream"], False, _compared("stream", "cpu_us", "nginx")),
+    _Asked(
+        "two workers on two cores against one, by CPU a request of two that share one core", 1.8, True, _two_workers
+    ),
     _Asked("added p50 of sglang-router, at half of Penstock's capacity", 0.5, False, _compared_latency("p50_us", OURS)),
     _Asked("added p99 of sglang-router, at half of Penstock's capacity", 0.7, False, _compared_latency("p99_us", OURS)),
     _Asked(

@@ -30,6 +30,7 @@ from gateway.datastore.replica import Replica, load
 from gateway.datastore.wire import decode, whole
 from gateway.deadlines import Deadlines
 from gateway.downstream.client_socket import ClientSockets
+from gateway.downstream.coalescer import Coalescer
 from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.pipeline import Parts, Pipeline
@@ -171,6 +172,7 @@ class Site:
         self.sent: list[Connection] = []
         pipeline = Pipeline(
             Parts(
+                coalescer=Coalescer(0.0),
                 settings=settings,
                 world=partial(getattr, self._replica, "world"),
                 limiter=limiter,

@@ -23,6 +23,8 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from gateway.app import App
+from gateway.downstream.coalescer import Coalescer
+from gateway.downstream.entrance import Entrance
 from gateway.settings import Settings
 from gateway.supervisor.listeners import BACKLOG
 
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 class InheritedSocketServer(Server):
     """Granian on a socket that was made, and given its options, by the supervisor."""
 
-    def __init__(self, app: App, listener: int, settings: Settings) -> None:
+    def __init__(self, app: App, listener: int, settings: Settings, coalescer: Coalescer) -> None:
         super().__init__(
             target=app,
             address=settings.host,
@@ -53,6 +55,7 @@ class InheritedSocketServer(Server):
         )
         self._app = app
         self._listener = listener
+        self._coalescer = coalescer
 
     def _init_shared_socket(self) -> None:
         self._ssp = None
@@ -61,13 +64,13 @@ class InheritedSocketServer(Server):
     async def serve_directly(self) -> None:
         """Serve until stopped."""
         if hasattr(_granian, "RSGIWorker") and hasattr(_granian, "CallbackScheduler"):
-            await self.serve(spawn_target=_spawner(self._app))  # type: ignore[arg-type]
+            await self.serve(spawn_target=_spawner(self._app, self._coalescer))  # type: ignore[arg-type]
         else:
             logger.warning("this Granian has other names inside: requests are served with a task each")
             await self.serve()
 
 
-def _spawner(app: App) -> Callable[..., Awaitable[None]]:
+def _spawner(app: App, coalescer: Coalescer) -> Callable[..., Awaitable[None]]:
     """What Granian calls for its one worker: as its own, with our scheduler. The arguments are those of its RSGI worker."""
 
     async def spawn(worker_id: int, shutdown: Any, _callback: Any, sock: Any, *options: Any) -> None:
@@ -82,27 +85,29 @@ def _spawner(app: App) -> Callable[..., Awaitable[None]]:
         shutdown.add_cb(lambda: loop.call_soon_threadsafe(end))
         make: Any = _granian.RSGIWorker  # its stub is of another release
         worker = make(worker_id, sock, None, *sizes, mode, http1, http2, websockets, static, *tls, (None, None))
-        worker.serve_async(_scheduler(loop, app), loop, shutdown)
+        entrance = Entrance(loop, coalescer)
+        # its runtime of several threads, with one: that does not wake a thread that is awake
+        worker.serve_mtr(_scheduler(app, entrance), entrance, shutdown)
         await ended
 
     return spawn
 
 
-def _scheduler(loop: asyncio.AbstractEventLoop, app: App) -> Any:
+def _scheduler(app: App, entrance: Entrance) -> Any:
     """Calls the application in the loop's thread, with the request and what to call at its end."""
 
     class Scheduler(_granian.CallbackScheduler):
         def __init__(self, *_: Any) -> None:
             super().__init__()
-            context, begin, later = self._ctx, app.begin, loop.call_soon_threadsafe
+            context, begin, enter = self._ctx, app.begin, entrance.call_soon_threadsafe
 
             def schedule(watcher: Any) -> None:
                 # nothing is returned: Granian would let go of the handle, and so of the request, at the next request only
-                later(begin, watcher, context=context)
+                enter(begin, watcher, context=context)
 
             self._schedule_fn = schedule
 
-    return Scheduler(loop, app.begin, None, contextlib.nullcontext, contextlib.nullcontext)
+    return Scheduler(entrance, app.begin, None, contextlib.nullcontext, contextlib.nullcontext)
 
 
 def tune_process() -> None:

@@ -34,6 +34,7 @@ from gateway.datastore.replica import Replica
 from gateway.datastore.subscriber import Subscriber
 from gateway.deadlines import Deadlines
 from gateway.downstream.client_socket import ClientSockets
+from gateway.downstream.coalescer import Coalescer
 from gateway.downstream.half_closed import half_closed_clients
 from gateway.identity.check import is_configured
 from gateway.identity.keeper import Keeper
@@ -105,6 +106,7 @@ class Worker:
         self._room = WaitingRoom(
             queue.length, queue.seconds, time.monotonic, share, queue.session_seconds, queue.credit_tokens
         )
+        coalescer = Coalescer(settings.streams.coalesce_seconds)
         self._pipeline = Pipeline(
             Parts(
                 settings=settings,
@@ -120,10 +122,11 @@ class Worker:
                 sockets=ClientSockets(),
                 gate=gate,
                 tokens=self._tokens,
+                coalescer=coalescer,
             )
         )
         app = App(self._pipeline, lambda: self._replica.world, self._readiness, gate=gate)
-        self._server = InheritedSocketServer(app, orders.listener, settings)
+        self._server = InheritedSocketServer(app, orders.listener, settings, coalescer)
         self._term = asyncio.Event()
         self._hurry = asyncio.Event()
         self._fault_on_disk = ""

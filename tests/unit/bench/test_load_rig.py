@@ -9,6 +9,7 @@ from bench.load import bodies, budget, granian_alone, processes, report
 from bench.load.measure import Sample, doubts, per_piece
 from bench.load.processes import Reading
 from bench.load.rounds import Result, latency_rates
+from gateway.downstream.coalescer import Coalescer
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -195,7 +196,7 @@ class Engine:
 
 def test_granian_alone_answers_with_700_bytes():
     watcher = Watcher(bodies.chat(1200, 0).encode())
-    granian_alone.Alone(0).begin(watcher)
+    granian_alone.Alone(0, Coalescer(0.0)).begin(watcher)
     (body,) = watcher.sent
     assert len(body) == 700
     assert json.loads(body)["object"] == "chat.completion"
@@ -204,7 +205,7 @@ def test_granian_alone_answers_with_700_bytes():
 
 def test_granian_alone_lets_as_many_chunks_go_as_the_engine_sent_and_uses_its_connection_again():
     idle, engine, chunk = [], Engine(), b"e\r\ndata: {}\n\n\r\n"
-    beat = granian_alone.Beat(idle)
+    beat = granian_alone.Beat(idle, Coalescer(0.0))
     beat.connection_made(engine)
     for asked in (1, 2):
         watcher = Watcher(b"")

@@ -12,6 +12,7 @@ from gateway.datastore.replica import Replica, load
 from gateway.datastore.wire import decode, whole
 from gateway.deadlines import Deadlines
 from gateway.downstream.client_socket import ClientSockets
+from gateway.downstream.coalescer import Coalescer
 from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import RequestMetrics
 from gateway.pipeline import Parts, Pipeline
@@ -92,6 +93,7 @@ class Fleet:
         self.placer = Placer(self.memory, 0, time.monotonic)
         self.pipeline = Pipeline(
             Parts(
+                coalescer=Coalescer(0.0),
                 settings=self.settings,
                 world=lambda: self.replica.world,
                 limiter=self.limiter,

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+import time
 
 import pytest
 
@@ -9,6 +11,7 @@ from _fastpath.token_bucket import LimitSet
 from gateway.admission.limits import RateLimiter, Reservation
 from gateway.datastore.model import Endpoint, Server
 from gateway.downstream.client_socket import ClientSockets
+from gateway.downstream.coalescer import Coalescer
 from gateway.errors import ClientGone, RateLimited, UpstreamError, UpstreamTimeout
 from gateway.observability.metrics import RequestMetrics
 from gateway.reply import LARGEST_WHOLE, Replier, estimated_output
@@ -70,7 +73,7 @@ def first_tokens():
 
 @pytest.fixture
 def replier(cuts, first_tokens):
-    return Replier(Settings(), ClientSockets(), Limiter(), Gaps(), Clock(), first_tokens.append)
+    return Replier(Settings(), ClientSockets(), Limiter(), Gaps(), Clock(), first_tokens.append, Coalescer(0.0))
 
 
 @pytest.fixture
@@ -259,7 +262,8 @@ async def test_a_refusal_is_openais_error_with_its_headers_and_is_noted(replier,
 async def test_an_answer_says_who_gave_it_and_how_long_that_took_unless_it_should_not(
     cuts, exchange, protocol, details
 ):
-    replier = Replier(Settings(response_details=details), ClientSockets(), Limiter(), Gaps(), Clock(), lambda _: None)
+    settings = Settings(response_details=details)
+    replier = Replier(settings, ClientSockets(), Limiter(), Gaps(), Clock(), lambda _: None, Coalescer(0.0))
     endpoint = Endpoint("default/e1", "default/s", "i", "127.0.0.1", 1)
     pool = make_pool(Server("default/s"), (PlacedEndpoint(endpoint, Slot(0, 0)),))
     exchange.placement = Placement(pool, position=0, blocks=0, matched_blocks=0, prefill_tokens=0, output_tokens=0)
@@ -292,7 +296,30 @@ async def test_an_answer_of_a_limited_route_says_what_is_left(replier, exchange,
 
 async def test_the_time_between_pieces_of_a_stream_is_counted(cuts, exchange):
     gaps = Gaps()
-    replier = Replier(Settings(), ClientSockets(), Limiter(), gaps, Clock(), lambda _: None)
+    replier = Replier(Settings(), ClientSockets(), Limiter(), gaps, Clock(), lambda _: None, Coalescer(0.0))
     await replier.answer(exchange, Answer(EVENTS, is_event_stream=True))
     assert len(gaps.seconds) == len(EVENTS) - 1
     assert min(gaps.seconds) > 0
+
+
+async def test_pieces_of_a_fast_stream_are_told_to_who_lets_them_gather(cuts, exchange):
+    coalescer = Coalescer(0.05)
+    replier = Replier(Settings(), ClientSockets(), Limiter(), Gaps(), time.monotonic, lambda _: None, coalescer)
+    await replier.answer(exchange, Answer(EVENTS * 200, is_event_stream=True))
+    waited = []
+    watcher = threading.Thread(target=lambda: waited.append(is_seen_waiting(coalescer)))
+    watcher.start()
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+    watcher.join()
+    assert waited == [True]
+
+
+def is_seen_waiting(coalescer):
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        if coalescer.is_waiting:
+            coalescer.hurry()
+            return True
+        time.sleep(0.0001)
+    return False

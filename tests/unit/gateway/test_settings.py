@@ -72,12 +72,13 @@ def test_every_setting_can_be_set_from_the_environment():
             continue  # files that are read, and bounds of their own: see below and test_decision.py
         if name.startswith("identity."):
             continue  # see test_identity_settings.py
+        kinds[float] = "0.05" if name == "streams.coalesce_seconds" else "7.5"
         kinds[int] = "4096" if name.startswith("shared_memory.") else "7"
         environment = {"PENSTOCK_" + name.replace(".", "_").upper(): kinds[kind], "PENSTOCK_INSECURE_NO_AUTH": "1"}
         found = load(environment=environment)
         group, _, rest = name.partition(".")
         value = getattr(getattr(found, group), rest) if rest else getattr(found, name)
-        assert value == {int: int(kinds[int]), float: 7.5, bool: True, str: "seven"}[kind], name
+        assert value == {int: int(kinds[int]), float: float(kinds[float]), bool: True, str: "seven"}[kind], name
 
 
 def test_the_authorities_of_engines_can_be_set_in_every_source(file, tmp_path):
@@ -157,6 +158,7 @@ def test_every_fault_of_every_source_is_reported_at_once(file):
         ({"streams.check_bytes": -1}, "`streams.check_bytes` must not be negative, not -1"),
         ({"drain_seconds": -0.1}, "`drain_seconds` must not be negative, not -0.1"),
         ({"identity.limits_redis": "redis"}, "`identity.limits_redis`: `redis` must name a host and a port"),
+        ({"streams.coalesce_seconds": 1.0}, "`streams.coalesce_seconds` must be at most 0.05"),
         ({"queue.reserved_percent": 60.0}, "`queue.reserved_percent` must be at most 50, not 60"),
     ],
 )
