@@ -199,7 +199,8 @@ class Forwarding(Sink):
             piece = self._hidden.feed(piece)
         if piece:
             self._stream.send(piece)
-        self._coalescer.note(now)
+        if self._events:  # a large body that comes as fast as it can shall not be held up
+            self._coalescer.note(now)
 
     def end(self) -> None:
         """The engine has said all. Raises ClientGone."""

@@ -91,13 +91,14 @@ class Load:
         return found
 
     def streams(self, seconds: float) -> dict[str, Any]:
-        """Streams without end: chunks a second, and the CPU of one."""
+        """Streams without end: chunks a second, the CPU of one, and microseconds between two of a stream."""
         words = [self.tools.streams, self.port, self.tools.requests["stream"], STREAMS, _STREAM_WARM_SECONDS, seconds]
         marks, before, after = self._between_marks([*words, CHUNKS], seconds + _STREAM_WARM_SECONDS)
         begin, end = marks
         count = end["chunks"] - begin["chunks"]
         # failures in the warm-up count too: a gateway that fails there is not sound
         found = {"chunks_per_second": count / (end["seconds"] - begin["seconds"]), "failed": end["failed"]}
+        found |= {name: end[name] for name in ("gap_p50_us", "gap_p99_us")}
         return found | per_piece(before, after, count)
 
     def open(self, rate: float, seconds: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.load import budget
 from bench.load.findings import OURS, Findings, Spread, ratio, table
-from bench.load.measure import Sample
+from bench.load.measure import CHUNK_MILLISECONDS, Sample
 from bench.load.peers import PEERS
 from bench.load.rounds import DIRECT, Result
 
@@ -32,7 +32,12 @@ def markdown(result: Result, facts: Mapping[str, Any]) -> str:
     if OURS in peers:
         parts += [_ratios(findings, [one for one in peers if one != OURS]), _asked(findings)]
     parts.append(budget.markdown(findings))
-    parts += [_latency_table(findings, [DIRECT, *peers]), _doubts(result.samples), _legend(facts)]
+    parts += [
+        _latency_table(findings, [DIRECT, *peers]),
+        _gap_table(findings, peers),
+        _doubts(result.samples),
+        _legend(facts),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -202,6 +207,16 @@ def _asked(findings: Findings) -> str:
             sign = "at least" if one.at_least else "at most"
             rows.append([one.text, f"{sign} {one.bound:.1f}x", f"{found:.2f}x", "yes" if met else "**no**"])
     return table(["Penstock against", "asked", "found", "met"], rows) if rows else ""
+
+
+def _gap_table(findings: Findings, peers: Sequence[str]) -> str:
+    rows = []
+    for name in peers:
+        gaps = [findings.spread(name, "stream", value) for value in ("gap_p50_us", "gap_p99_us")]
+        if all(gaps):
+            rows.append([PEERS[name].title, *(_shown(one, 0) for one in gaps)])
+    due = f"µs between two chunks of a stream ({CHUNK_MILLISECONDS * 1000:,} are due)"
+    return table([due, "p50", "p99"], rows) if rows else ""
 
 
 def _latency_table(findings: Findings, peers: Sequence[str]) -> str:

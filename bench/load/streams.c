@@ -3,12 +3,13 @@
  *   streams PORT REQUESTS STREAMS WARM_SECONDS SECONDS CHUNKS
  *
  * Prints a line of JSON when the warm-up is over and one at the end: chunks so far (events of content, without those of usage and
- * [DONE]), streams ended whole, streams failed. A stream fails unless it is 200, has CHUNKS + 2 events and ends with [DONE].
+ * [DONE]), streams ended whole, streams failed, and in the second what of the time between two reads of a stream half and 99 of 100 did not
+ * exceed. A stream fails unless it is 200, has CHUNKS + 2 events and ends with [DONE].
  */
 #define _GNU_SOURCE
 #include "client.h"
 
-enum { MOST_EVENTS = 256, TAIL = 14, EXTRA_EVENTS = 2 };
+enum { MOST_EVENTS = 256, TAIL = 14, EXTRA_EVENTS = 2, GAP_NS = 20000, GAPS = 10000 };
 static const int64_t SECOND = 1000000000, AGAIN = 50000000, LOOK = 1000000;
 
 typedef struct {
@@ -16,6 +17,7 @@ typedef struct {
     int busy;
     int64_t start;      /* when to ask, unless busy */
     int events;
+    int64_t heard;      /* when its last events came, 0 before */
     char last;          /* byte before, to see the blank line that ends an event */
     char tail[TAIL];
     Message answer;
@@ -24,6 +26,7 @@ typedef struct {
 typedef struct {
     int epoll, port, wanted_events;
     int64_t events, extra, whole, failed;
+    int64_t gaps[GAPS]; /* how many of so many GAP_NS */
     Requests requests;
     char buffer[READ_BYTES];
 } Client;
@@ -61,6 +64,7 @@ static void ask(Client *c, Stream *s) {
     }
     message_reset(&s->answer);
     s->events = s->last = 0;
+    s->heard = 0;
     s->busy = 1;
     if (send_request(&c->requests, s->fd) < 0) give_up(c, s);
 }
@@ -80,6 +84,21 @@ static void end(Client *c, Stream *s) {
     ask(c, s);
 }
 
+static void note_gap(Client *c, Stream *s) {
+    int64_t now = now_ns(), gap = (now - s->heard) / GAP_NS;
+    if (s->heard) c->gaps[gap < GAPS ? gap : GAPS - 1]++;
+    s->heard = now;
+}
+
+/* The gap, in microseconds, that this share of them does not exceed; 0 when there was none. */
+static long gap_us(const Client *c, double share) {
+    int64_t all = 0, seen = 0;
+    for (int i = 0; i < GAPS; i++) all += c->gaps[i];
+    for (int i = 0; all && i < GAPS; i++)
+        if ((double)(seen += c->gaps[i]) >= share * (double)all) return (long)(i + 1) * GAP_NS / 1000;
+    return 0;
+}
+
 static void hear(Client *c, Stream *s) {
     ssize_t count = recv(s->fd, c->buffer, sizeof c->buffer, MSG_DONTWAIT);
     if (count < 0 && errno == EAGAIN) return;
@@ -91,13 +110,15 @@ static void hear(Client *c, Stream *s) {
     int before = s->events;
     ssize_t taken = count <= 0 ? -1 : message_feed(&s->answer, c->buffer, (size_t)count, count_events, s);
     c->events += s->events - before;
+    if (s->events != before) note_gap(c, s);
     if (taken != count || !s->busy) give_up(c, s);
     else if (s->answer.state == COMPLETE) end(c, s);
 }
 
 static void report(Client *c, const char *mark) {
-    printf("{\"mark\": \"%s\", \"seconds\": %.6f, \"chunks\": %ld, \"whole\": %ld, \"failed\": %ld}\n", mark, (double)now_ns() / 1e9,
-           (long)(c->events - c->extra), (long)c->whole, (long)c->failed);
+    printf("{\"mark\": \"%s\", \"seconds\": %.6f, \"chunks\": %ld, \"whole\": %ld, \"failed\": %ld, \"gap_p50_us\": %ld, "
+           "\"gap_p99_us\": %ld}\n", mark, (double)now_ns() / 1e9, (long)(c->events - c->extra), (long)c->whole, (long)c->failed,
+           gap_us(c, 0.5), gap_us(c, 0.99));
 }
 
 static void run_until(Client *c, Stream *streams, int count, int64_t stop) {
@@ -131,6 +152,7 @@ int main(int count, char **words) {
     }
     run_until(&client, streams, number, begin + warm);
     report(&client, "begin");
+    memset(client.gaps, 0, sizeof client.gaps);
     run_until(&client, streams, number, begin + warm + length);
     report(&client, "end");
     return 0;

@@ -232,3 +232,12 @@ def test_a_missing_peer_and_failures_are_in_the_report():
     assert "| 1.2 KB: requests/s of sglang-router | at least 3.0x | 2.73x | **no** |" in text
     assert "- sglang-router, stream, round 1: 7 failed" in text
     assert json.loads(json.dumps(report.document(result, FACTS)))["samples"][-1]["failed"] == 7
+
+
+def test_the_report_says_how_evenly_chunks_come_and_what_two_workers_take():
+    gaps = Sample("penstock", "stream", 1, {"cpu_us": 30.0, "gap_p50_us": 20_020.0, "gap_p99_us": 20_900.0})
+    two = [Sample("penstock-2", "unary-1k", number, {"cpu_us": 40.0}) for number in (1, 2, 3)]
+    text = report.markdown(Result([*samples(), gaps, *two], missing={}, versions={}), FACTS)
+    assert "| µs between two chunks of a stream (20,000 are due) | p50 | p99 |" in text
+    assert "| Penstock | 20,020 | 20,900 |" in text
+    assert "that share one core | at least 1.8x | 1.67x | **no** |" in text

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import threading
-import time
 
 import pytest
 
@@ -302,24 +300,18 @@ async def test_the_time_between_pieces_of_a_stream_is_counted(cuts, exchange):
     assert min(gaps.seconds) > 0
 
 
-async def test_pieces_of_a_fast_stream_are_told_to_who_lets_them_gather(cuts, exchange):
-    coalescer = Coalescer(0.05)
-    replier = Replier(Settings(), ClientSockets(), Limiter(), Gaps(), time.monotonic, lambda _: None, coalescer)
-    await replier.answer(exchange, Answer(EVENTS * 200, is_event_stream=True))
-    waited = []
-    watcher = threading.Thread(target=lambda: waited.append(is_seen_waiting(coalescer)))
-    watcher.start()
-    for _ in range(3):
-        await asyncio.sleep(0.01)
-    watcher.join()
-    assert waited == [True]
+@pytest.mark.parametrize("is_event_stream", [True, False])
+async def test_pieces_of_event_streams_alone_may_be_let_gather(cuts, exchange, is_event_stream):
+    coalescer = Noting()
+    replier = Replier(Settings(), ClientSockets(), Limiter(), Gaps(), Clock(), lambda _: None, coalescer)
+    await replier.answer(exchange, Answer(EVENTS, is_event_stream=is_event_stream, length=LARGEST_WHOLE + 1))
+    assert len(coalescer.noted) == (len(EVENTS) if is_event_stream else 0)
 
 
-def is_seen_waiting(coalescer):
-    until = time.monotonic() + 1
-    while time.monotonic() < until:
-        if coalescer.is_waiting:
-            coalescer.hurry()
-            return True
-        time.sleep(0.0001)
-    return False
+class Noting(Coalescer):
+    def __init__(self):
+        super().__init__(0.0)
+        self.noted = []
+
+    def note(self, now):
+        self.noted.append(now)
