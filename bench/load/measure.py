@@ -76,12 +76,23 @@ class Load:
     tools: Tools
     port: int
     meter: Meter
+    workers: int = 1
+    """Of the gateway, each of which has as many connections."""
 
     def closed(self, measure: str, seconds: float) -> dict[str, Any]:
         """wrk with keep-alive for whole seconds: requests a second, and the CPU of one."""
         url = f"http://127.0.0.1:{self.port}"
         script = ["-s", str(HERE / "closed_loop.lua"), url, "--", str(self.tools.requests[measure])]
-        size = ["-t", "1", "-c", str(CONNECTIONS), "-d", f"{max(1, round(seconds))}s", "--timeout", "10s"]
+        size = [
+            "-t",
+            "1",
+            "-c",
+            str(CONNECTIONS * self.workers),
+            "-d",
+            f"{max(1, round(seconds))}s",
+            "--timeout",
+            "10s",
+        ]
         before = self.meter.read()
         output = self._finish([self.tools.wrk, *size, *script], seconds)
         after = self.meter.read()

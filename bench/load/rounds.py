@@ -78,17 +78,23 @@ class Bench:
 
     def run(self) -> Result:
         """All rounds: throughput and CPU first, since they say at which rates latency is to be measured."""
-        chunks = [str(measure.CHUNKS), str(measure.CHUNK_MILLISECONDS)]
-        command = [self._tools.engine, *chunks, *map(str, self._engines)]
-        with Program(command, self._options.load_core, self._folder / "engine.log") as engine:
-            time.sleep(0.2)
-            engine.check()
+        with self.engine():
             for number in range(1, self._options.rounds + 1):
                 self._closed_round(number)
             if "latency" in self._options.measures:
                 for number in range(1, self._options.rounds + 1):
                     self._latency_round(number)
         return self.result
+
+    @contextlib.contextmanager
+    def engine(self) -> Iterator[None]:
+        """The engine behind all gateways."""
+        chunks = [str(measure.CHUNKS), str(measure.CHUNK_MILLISECONDS)]
+        command = [self._tools.engine, *chunks, *map(str, self._engines)]
+        with Program(command, self._options.load_core, self._folder / "engine.log") as engine:
+            time.sleep(0.2)
+            engine.check()
+            yield
 
     def _find(self, peer: Peer, cache: Cache) -> None:
         try:
@@ -109,7 +115,7 @@ class Bench:
             if name != "stream":
                 self._take(DIRECT, name, number, self._direct())
         for peer in [*self._programs]:
-            with self._running(peer) as started:
+            with self.running(peer) as started:
                 if started is not None:
                     self._closed_peer(peer, number, *started)
 
@@ -143,7 +149,7 @@ class Bench:
         for rate in sorted({rate for some in rates.values() for rate in some}):
             self._take_latency(DIRECT, rate, number, self._direct())
         for peer in [*self._programs]:
-            with self._running(peer) as started:
+            with self.running(peer) as started:
                 if started is not None:
                     for rate in rates.get(peer, ()):
                         self._take_latency(peer, rate, number, started[1])
@@ -178,7 +184,7 @@ class Bench:
         return Load(self._tools, self._engines[0], meter)
 
     @contextlib.contextmanager
-    def _running(self, name: str) -> Iterator[tuple[Program, Load] | None]:
+    def running(self, name: str) -> Iterator[tuple[Program, Load] | None]:
         """The gateway, started and settled; None, and the reason noted, when it does not start."""
         peer, base = PEERS[name], self._options.base_port
         site = Site(self._folder / name, base + 10, base + 11, base + 12, self._engines)
@@ -195,7 +201,7 @@ class Bench:
             every = tuple(program.processes())
             main = tuple(program.processes(peer.counted))
             meter = Meter(main, every, self._options.gateway_core, self._options.load_core)
-            yield program, Load(self._tools, site.port, meter)
+            yield program, Load(self._tools, site.port, meter, peer.workers)
 
 
 def latency_rates(capacities: Mapping[str, float], parts: Sequence[float]) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from bench.load import bodies, budget, granian_alone, processes, report
+from bench.load import bodies, budget, granian_alone, processes, profile, report
 from bench.load.measure import Sample, doubts, per_piece
 from bench.load.processes import Reading
 from bench.load.rounds import Result, latency_rates
@@ -241,3 +241,45 @@ def test_the_report_says_how_evenly_chunks_come_and_what_two_workers_take():
     assert "| µs between two chunks of a stream (20,000 are due) | p50 | p99 |" in text
     assert "| Penstock | 20,020 | 20,900 |" in text
     assert "that share one core | at least 1.8x | 1.67x | **no** |" in text
+
+
+PERF = """\
+    7f01 memmove (/usr/lib/x86_64-linux-gnu/libc.so.6)
+    7f02 [unknown] (/x/granian/_granian.cpython-311-x86_64-linux-gnu.so)
+
+ffffffff81 copy (inlined) ([kernel.kallsyms])
+ffffffff82 do_writev ([kernel.kallsyms])
+ffffffff83 __x64_sys_writev ([kernel.kallsyms])
+    7f03 writev (/usr/lib/x86_64-linux-gnu/libc.so.6)
+
+ffffffff84 finish_task_switch.isra.0 ([kernel.kallsyms])
+
+    7f04 __pyx_f_8gateway (/x/gateway/upstream/connection.cpython-311-x86_64-linux-gnu.so)
+    7f05 uv__read (/x/uvloop/loop.cpython-311-x86_64-linux-gnu.so)
+
+    7f05 uv__read (/x/uvloop/loop.cpython-311-x86_64-linux-gnu.so)
+
+    7f06 _PyEval_EvalFrameDefault (/usr/lib/libpython3.11.so.1.0)
+"""
+
+
+def test_a_profile_tells_the_kernel_by_system_calls_and_our_modules_one_by_one():
+    assert profile.places(PERF.splitlines()) == {
+        "libc": 1,
+        "kernel: writev": 1,
+        "kernel: the rest": 1,
+        "ours: connection": 1,
+        "uvloop": 1,
+        "CPython": 1,
+    }
+
+
+def test_a_profile_puts_what_is_next_to_nothing_together():
+    text = profile.markdown(
+        {"a request": {"libc": 3.01, "ours: app": 0.1, "ours: reply": 0.06}, "a chunk": {"libc": 1.0}}
+    )
+    assert text.splitlines()[2:] == [
+        "| libc | 3.0 | 1.0 |",
+        "| less than that each | 0.2 | 0.0 |",
+        "| **together** | **3.2** | **1.0** |",
+    ]
