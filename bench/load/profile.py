@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import collections
+import datetime
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -131,7 +133,8 @@ def main(words: Sequence[str] | None = None) -> int:
         except Missing as error:
             say(f"cannot measure: {error}")
             return 2
-    text = markdown(costs)
+    date = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    text = f"{date}, Linux {platform.release()}; one worker on core 0, {seconds:g} s each, while `perf` looks on.\n\n{markdown(costs)}"
     if arguments.markdown:
         arguments.markdown.write_text(text + "\n")
     else:
