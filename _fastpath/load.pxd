@@ -5,7 +5,7 @@
 #
 # Both carry the slot's generation: what was written for an earlier endpoint does not count, and nobody has to clear it.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from _fastpath.shared_memory cimport SharedMemory
+from _fastpath.shared_memory cimport LOAD_CELL_BYTES, SharedMemory
 from _fastpath.slots cimport Slots
 
 cdef struct LoadCell:
@@ -17,9 +17,10 @@ cdef struct LoadCell:
     double spent_seconds          # how long these took; both fade with every further one
     double prefill_since          # monotonic seconds at which the outstanding prefill began; minus those of the last first token; 0 = not known
     uint64_t recent               # eighths of a second of the last charge, and tokens to compute that were sent lately: see `pack_recent`
+    double asked                  # requests that were sent lately, as of the same moment
 
 cdef enum:
-    RECENT_SECONDS = 120          # after which what was sent counts half
+    RECENT_SECONDS = 90           # after which what was sent counts half
 
 cdef struct EngineMetrics:
     uint64_t generation
@@ -42,6 +43,7 @@ cdef struct LoadSum:
     double spent_tokens
     double spent_seconds
     double recent_tokens          # tokens sent lately to be computed: prompts without what is cached, and answers; faded with their age
+    double recent_requests        # faded as tokens are
     double prefill_since          # monotonic seconds at which the engine began what it prefills now, 0 when not known
 
 cdef class Load:

@@ -45,10 +45,13 @@ class Load:
         Engines prefill in turn: that is the last first token, or the earliest charge of those that are outstanding.
         """
 
+    def read_recent_requests(self, slot: int, generation: int, now: float) -> float:
+        """Requests sent there lately, over all workers, faded as the tokens of :meth:`read_recent` are."""
+
     def read_recent(self, slot: int, generation: int, now: float) -> float:
         """Tokens sent there lately to be computed, prompts without what is cached and expected answers, over all workers.
 
-        Those of 120 s ago count half. They fill its cache.
+        Those of 90 s ago count half. They fill its cache.
         """
 
     def prefilled(self, slot: int, generation: int, tokens: float, seconds: float) -> bool:

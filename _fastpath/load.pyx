@@ -18,10 +18,13 @@ cdef inline uint64_t pack_recent(double tokens, double now) noexcept nogil:
     return <uint64_t>(now * TICKS) << 32 | <uint64_t>min(max(tokens, 0.0), 4294967295.0)
 
 
-# Tokens of such a word that still count: half of them after RECENT_SECONDS, a third after twice as many.
+# Share of such a word's tokens that still count: half after RECENT_SECONDS, a third after twice as many.
+cdef inline double kept(uint64_t recent, double now) noexcept nogil:
+    return 1 / (1 + max(0.0, now * TICKS - <double>(recent >> 32)) * AGE)
+
+
 cdef inline double faded(uint64_t recent, double now) noexcept nogil:
-    cdef double ticks = now * TICKS - <double>(recent >> 32)
-    return <double><uint32_t>recent / (1 + max(0.0, ticks) * AGE)
+    return <double><uint32_t>recent * kept(recent, now)
 
 
 @cython.final
@@ -29,6 +32,8 @@ cdef class Load:
     def __init__(self, SharedMemory memory not None, long row=-1):
         if row >= <long>memory.header.workers:
             raise IndexError(f"row {row} of {memory.header.workers}")
+        if sizeof(LoadCell) != LOAD_CELL_BYTES:
+            raise SystemError(f"a load cell has {sizeof(LoadCell)} bytes, the shared memory has {LOAD_CELL_BYTES} for each")
         self.memory = memory
         self.slots = Slots(memory)
         self.cells = <LoadCell*>(memory.base + memory.header.load_at)
@@ -47,8 +52,10 @@ cdef class Load:
             atomic_relax_f64(&cell.spent_seconds, 0)
             atomic_relax_f64(&cell.prefill_since, 0)
             atomic_relax_u64(&cell.recent, 0)
+            atomic_relax_f64(&cell.asked, 0)
             atomic_store_u64(&cell.generation, generation)
         if now > 0:
+            atomic_relax_f64(&cell.asked, cell.asked * kept(cell.recent, now) + 1)
             atomic_relax_u64(&cell.recent, pack_recent(faded(cell.recent, now) + prefill + decode, now))
         if cell.prefill_tokens == 0:
             atomic_relax_f64(&cell.prefill_since, now)
@@ -63,7 +70,8 @@ cdef class Load:
         cdef LoadSum total
         cdef LoadCell* cell
         cdef uint64_t worker
-        cdef double since, earliest = INFINITY, latest = 0
+        cdef uint64_t recent
+        cdef double share, since, earliest = INFINITY, latest = 0
         cdef int64_t outstanding
         total.in_flight = 0
         total.prefill_tokens = 0
@@ -71,6 +79,7 @@ cdef class Load:
         total.spent_tokens = 0
         total.spent_seconds = 0
         total.recent_tokens = 0
+        total.recent_requests = 0
         total.prefill_since = 0
         for worker in range(self.workers):
             cell = &self.cells[worker * self.capacity + slot]
@@ -81,7 +90,10 @@ cdef class Load:
                 total.decode_tokens += atomic_relaxed_i64(&cell.decode_tokens)
                 total.spent_tokens += atomic_relaxed_f64(&cell.spent_tokens)
                 total.spent_seconds += atomic_relaxed_f64(&cell.spent_seconds)
-                total.recent_tokens += faded(atomic_relaxed_u64(&cell.recent), now)
+                recent = atomic_relaxed_u64(&cell.recent)
+                share = kept(recent, now)
+                total.recent_tokens += <double><uint32_t>recent * share
+                total.recent_requests += atomic_relaxed_f64(&cell.asked) * share
                 since = atomic_relaxed_f64(&cell.prefill_since)
                 if since <= 0:
                     latest = max(latest, -since)
@@ -150,6 +162,11 @@ cdef class Load:
         if slot >= self.capacity:
             raise IndexError(f"slot {slot} of {self.capacity}")
         return self.sum(slot, generation, now).recent_tokens
+
+    def read_recent_requests(self, uint64_t slot, uint64_t generation, double now):
+        if slot >= self.capacity:
+            raise IndexError(f"slot {slot} of {self.capacity}")
+        return self.sum(slot, generation, now).recent_requests
 
     def read_computed(self, uint64_t slot, uint64_t generation, double now):
         if slot >= self.capacity:

@@ -50,6 +50,7 @@ cdef struct Candidate:
     double prefill_tokens_per_second
     double prefill_since          # when what is prefilled there began, 0 when not known
     double recent                 # tokens sent there lately to be computed; once the speed is known, seconds of prefill
+    double requests               # sent there lately; once they are looked back at, a second
     double computed               # tokens that it says it computed lately, whoever sent them
     double bias                   # of this gateway against it, 0 to 1: at random, and for good
     double kv_tokens              # that it holds, 0 when not known
@@ -92,6 +93,7 @@ cdef class Pool:
     cdef bint by_cost             # how the last decision scored
     cdef bint for_adapter         # whether it was for a request with an adapter
     cdef double untold            # what stands for the engines that do not say which adapters they have
+    cdef double fewest_comers     # requests a second that are taken to come to each at the least
     cdef PoolPages pages
     cdef readonly Outlier outlier # None: no endpoint is ejected or warms up
 

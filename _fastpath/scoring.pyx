@@ -21,12 +21,16 @@ cdef double KV_COMFORT = 0.9                # share of KV cache in use above whi
 cdef double KV_PRESSURE_SECONDS = 10.0      # cost of a full KV cache over one at KV_COMFORT
 cdef double TIE = 1e-9
 cdef double CROWDING_WEIGHT = 6.0           # of what a request's prefill costs those that wait behind it
-cdef double WAITING_WEIGHT = 1.5            # a second behind other prefills counts so much more while all endpoints are busy
-cdef double EVENNESS_WEIGHT = 2.0           # of a prompt token to be computed where as much was sent lately as to the mean endpoint
+cdef double WAITING_WEIGHT = 2.0            # a second behind other prefills counts so much more while all endpoints are busy
+cdef double EVENNESS_WEIGHT = 12.0          # of a prompt token to be computed where as much was sent lately as to the mean endpoint
+cdef double SHARED_EVENNESS_WEIGHT = 2.0    # the same where most requests are other gateways'
 cdef double EVEN_SECONDS = 12.0             # of prefill beside that mean: where little was sent to all, nobody is uneven
+cdef double COMERS_WEIGHT = 0.7             # of those that come while a prompt is computed: the others go elsewhere, and do not wait for it
+cdef double FEWEST_COMERS = 0.5             # of the mean endpoint's, that count at the least: no endpoint is left to long prompts alone
 cdef double BIAS_WEIGHT = 0.7               # of a prompt token to be computed where a gateway among many has the largest bias
 cdef double PATIENCE_SECONDS = 2.5          # each second until the first token costs one more for so many before it
 cdef double MOST_CROWDED = 0.9              # share of busy endpoints that counts at the most
+cdef double KEPT_LONGER = 1.1               # an engine counts the age of a block from the end of its request, we from the beginning
 cdef double PRIOR_SECONDS = 0.1             # so many seconds of prefill at the expected speed stand beside what was measured
 cdef double EQUAL_SPEED = 2.0               # endpoints that differ by less from the pool's mean are taken for equally fast
 cdef double SPEED_RANGE = 1000.0            # an endpoint is taken for so many times faster or slower than the policy says, at the most
@@ -212,6 +216,7 @@ cdef class Scheduler:
             c.spent_seconds = load.spent_seconds
             c.prefill_since = load.prefill_since
             c.recent = load.recent_tokens
+            c.requests = load.recent_requests
             c.queued_tokens = c.prefill_tokens
             c.kv_tokens = 0
             c.others = 0
@@ -416,25 +421,28 @@ cdef class Scheduler:
         sent = max(sent, computed)
         if held <= 0 or sent <= 0:
             return 0
-        kept = held * RECENT_SECONDS / sent
+        kept = KEPT_LONGER * held * RECENT_SECONDS / sent
         return <uint32_t>(now - kept) if kept < now else 0
 
     # How long each prefilled lately, instead of how many tokens it was sent, or says it computed where others send some too: the mean over
-    # the candidates.
+    # the candidates. And how many requests a second came to each: as many are to come.
     cdef double _look_back(self, Pool pool, bint is_shared) noexcept nogil:
         cdef size_t i, candidates = 0
         cdef Candidate* c
-        cdef double total = 0
+        cdef double total = 0, requests = 0
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.reason == CANDIDATE:
+                c.requests *= 1.0 / RECENT_SECONDS
+                requests += c.requests
                 c.recent = (max(c.recent, c.computed) if is_shared else c.recent) / c.prefill_tokens_per_second
                 total += c.recent
                 candidates += 1
+        pool.fewest_comers = FEWEST_COMERS * requests / candidates if candidates > 0 else 0.0
         return total / candidates if candidates > 0 else 0.0
 
     # What others queue at an engine nobody tells us in time: gateways that see the same would all send what comes at one moment to the
-    # same engine. So each has likings of its own, and they count by the share of the requests that are others'.
+    # same engine. So each has likings of its own, and they count by the share of the requests that are others', which this returns.
     cdef double _weigh_biases(self, Pool pool) noexcept nogil:
         cdef size_t i
         cdef Candidate* c
@@ -449,14 +457,18 @@ cdef class Scheduler:
             for i in range(pool.count):
                 c = &pool.candidates[i]
                 c.bias = <double>(_mixed(self.gateway ^ _mixed(c.identity)) >> 11) * (1.0 / 9007199254740992.0)
-        return BIAS_WEIGHT * others / (own + others)
+        return others / (own + others)
 
     cdef void _score_by_cost(self, Pool pool, Policy policy, size_t blocks, double prompt_tokens, double output_tokens,
                              double now) noexcept nogil:
         cdef size_t i
         cdef Candidate* c
-        cdef double uncached, seconds, slowness, recent, busy = self._busy(pool), foreign = self._weigh_biases(pool)
-        cdef double weight = _crowding(busy), waiting = 1 + WAITING_WEIGHT * busy
+        cdef double uncached, own, seconds, slowness, sent, recent, busy = self._busy(pool), foreign = self._weigh_biases(pool)
+        cdef double weight = _crowding(busy), waiting = 1 + WAITING_WEIGHT * busy, liking = BIAS_WEIGHT * foreign
+        # what others send nobody says in time: who plans for what is to come plans for itself, as far as most of it is its own
+        cdef double alone = max(0.0, (1 - 2 * foreign) / (1 - foreign)) if foreign < 1 else 0.0
+        cdef double even = EVENNESS_WEIGHT * alone, shared = SHARED_EVENNESS_WEIGHT * (1 - alone)
+        cdef double comers = COMERS_WEIGHT * alone / 2
         self._measure(pool, policy)
         recent = self._look_back(pool, foreign > 0) + EVEN_SECONDS
         for i in range(pool.count):
@@ -472,9 +484,13 @@ cdef class Scheduler:
                 seconds = c.queue_seconds - max(0.0, now - c.prefill_since)
                 c.queued_tokens = max(0.0, seconds) * c.prefill_tokens_per_second
                 c.queue_seconds = abs(seconds)
-            seconds = uncached / c.prefill_tokens_per_second
-            c.prefill_seconds = (weight + EVENNESS_WEIGHT * c.recent / recent + (foreign * c.bias if foreign > 0 else 0.0)) * seconds
-            seconds += c.queue_seconds
+            own = uncached / c.prefill_tokens_per_second
+            sent = (c.recent + own) / recent
+            # whoever comes meanwhile waits for half of it, so that long prompts go where few come: those others find it free
+            c.prefill_seconds = own * (weight + sent * (even * sent + shared) + comers * max(c.requests, pool.fewest_comers) * own)
+            if foreign > 0:
+                c.prefill_seconds += own * liking * c.bias
+            seconds = own + c.queue_seconds
             c.lateness_seconds = seconds * seconds / (2 * PATIENCE_SECONDS)
             c.queue_seconds *= waiting
             # the request is slowed by each that runs beside it, and slows each of them as much

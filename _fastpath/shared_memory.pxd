@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
 cdef enum:
     MAXIMUM_WORKERS = 128
+    LOAD_CELL_BYTES = 72
 
 cdef struct Header:
     uint64_t magic

@@ -8,10 +8,9 @@ from cpython.buffer cimport PyObject_GetBuffer, PyBuffer_Release, PyBUF_SIMPLE, 
 from _fastpath.atomics cimport atomic_load_u64, atomic_store_u64
 
 cdef uint64_t MAGIC = 0x4B434F54534E4550          # "PENSTOCK", little endian
-cdef uint64_t LAYOUT_VERSION = 9
+cdef uint64_t LAYOUT_VERSION = 10
 cdef uint64_t HEADER_BYTES = 4096
 cdef uint64_t WORKER_ROW_BYTES = sizeof(WorkerRow)
-cdef uint64_t LOAD_CELL_BYTES = 64
 cdef uint64_t METRICS_BYTES = 128
 cdef uint64_t ADAPTER_ROW_BYTES = 256
 cdef uint64_t BUCKET_BYTES = 448

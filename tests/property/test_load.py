@@ -63,6 +63,7 @@ class LoadMachine(RuleBasedStateMachine):
     @rule(row=WRITER, endpoint=ENDPOINTS, now=MOMENT)
     def read_recent(self, row, endpoint, now):
         self.agree(row, "read_recent", *endpoint, now)
+        self.agree(row, "read_recent_requests", *endpoint, now)
         self.agree(row, "read_computed", *endpoint, now)
 
     @rule(row=WRITER, endpoint=ENDPOINTS, tokens=st.floats(), seconds=st.floats() | st.floats(0.001, 100))

@@ -125,6 +125,7 @@ def put(
         prefills=measured,
         prefill_since=loads[0].read_prefill_since(slot, generation),
         recent=loads[0].read_recent(slot, generation, NOW),
+        requests=loads[0].read_recent_requests(slot, generation, NOW),
         computed=loads[0].read_computed(slot, generation, NOW),
     )
 
@@ -174,6 +175,7 @@ def make(path: Path, fleet: list[Given], seed: int = 1, prefill_seconds: float =
             affinity="untold",
             prefill_since=0.0,
             recent=0.0,
+            requests=0.0,
             computed=0.0,
         )
     pool = Pool(

@@ -9,7 +9,7 @@ from tests.reference.slots import Slots
 
 KEPT = 0.97
 TICKS = 8
-RECENT_SECONDS = 120
+RECENT_SECONDS = 90
 
 
 class EngineMetrics(TypedDict):
@@ -24,10 +24,10 @@ class EngineMetrics(TypedDict):
     kv_tokens: float
 
 
-def faded(recent: tuple[int, int], now: float) -> float:
+def faded(recent: tuple[int, float], now: float) -> float:
     """Of so many eighths of a second and tokens: the tokens that still count."""
     ticks, tokens = recent
-    return tokens / (1 + max(0.0, now * TICKS - ticks) * (1 / (TICKS * RECENT_SECONDS)))
+    return tokens * (1 / (1 + max(0.0, now * TICKS - ticks) * (1 / (TICKS * RECENT_SECONDS))))
 
 
 @dataclass
@@ -46,6 +46,8 @@ class Cell:
     """When the last one came, 0 for none since ``began``."""
     recent: tuple[int, int] = (0, 0)
     """Eighths of a second, and tokens to compute."""
+    asked: float = 0.0
+    """Requests, as of the same moment."""
 
     def faded(self, now: float) -> float:
         """Tokens sent lately."""
@@ -82,6 +84,7 @@ class Load:
             cell = self._cells[self._row][slot] = Cell(generation)
         if now > 0:
             tokens = min(max(0.0, cell.faded(now) + prefill_tokens + decode_tokens), 2**32 - 1)
+            cell.asked = faded((cell.recent[0], cell.asked), now) + 1
             cell.recent = int(now * TICKS) % 2**32, int(tokens)
         if cell.prefill_tokens == 0:
             cell.began, cell.first_token = now, 0.0
@@ -111,6 +114,9 @@ class Load:
 
     def read_recent(self, slot: int, generation: int, now: float) -> float:
         return sum(cell.faded(now) for cell in self._cells_of(slot, generation))
+
+    def read_recent_requests(self, slot: int, generation: int, now: float) -> float:
+        return sum(faded((cell.recent[0], cell.asked), now) for cell in self._cells_of(slot, generation))
 
     def read_computed(self, slot: int, generation: int, now: float) -> float:
         self._check(slot)
@@ -155,6 +161,7 @@ class Load:
                 spent_tokens=cell.spent_tokens,
                 spent_seconds=cell.spent_seconds,
                 recent=cell.recent,
+                asked=cell.asked,
             )
 
     def worker_in_flight(self, worker: int) -> int:

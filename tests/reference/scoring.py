@@ -18,12 +18,16 @@ KV_COMFORT = 0.9
 KV_PRESSURE_SECONDS = 10.0
 TIE = 1e-9
 CROWDING_WEIGHT = 6.0
-WAITING_WEIGHT = 1.5
-EVENNESS_WEIGHT = 2.0
+WAITING_WEIGHT = 2.0
+EVENNESS_WEIGHT = 12.0
+SHARED_EVENNESS_WEIGHT = 2.0
 EVEN_SECONDS = 12.0
+COMERS_WEIGHT = 0.7
+FEWEST_COMERS = 0.5
 BIAS_WEIGHT = 0.7
 PATIENCE_SECONDS = 2.5
-RECENT_SECONDS = 120
+RECENT_SECONDS = 90
+KEPT_LONGER = 1.1
 MOST_CROWDED = 0.9
 PRIOR_SECONDS = 0.1
 EQUAL_SPEED = 2.0
@@ -69,6 +73,8 @@ class Endpoint:
     """When what is prefilled there began, 0 when that is not known."""
     recent: float = 0.0
     """Tokens sent there lately to be computed."""
+    requests: float = 0.0
+    """Sent there lately."""
     computed: float = 0.0
     """Tokens that it says it computed lately."""
     standing: str = "serving"
@@ -298,7 +304,7 @@ def oldest(all_seen: Sequence[Seen], policy: Policy, now: float) -> int:
     sent = max(sent, sum(seen.computed for seen, _ in told))
     if not held or not sent:
         return 0
-    return int(max(0.0, now - held * RECENT_SECONDS / sent))
+    return int(max(0.0, now - KEPT_LONGER * held * RECENT_SECONDS / sent))
 
 
 def queue_seconds(endpoint: Endpoint, rate: float, now: float) -> float:
@@ -307,13 +313,42 @@ def queue_seconds(endpoint: Endpoint, rate: float, now: float) -> float:
     return abs(endpoint.prefill_tokens / rate - elapsed)
 
 
-def unevenness(candidates: Sequence[Seen], rates: Sequence[float], is_shared: bool) -> list[float]:
-    """How much was sent to each lately, or computed there where others send some too, beside the mean."""
+def unevenness(
+    candidates: Sequence[Seen], rates: Sequence[float], own: Sequence[float], is_shared: bool
+) -> list[float]:
+    """What was sent to each lately, or computed there where others send some too, and its own prefill's seconds, beside the mean."""
     recent = [
         (max(seen.endpoint.recent, seen.computed) if is_shared else seen.endpoint.recent) / rate
         for seen, rate in zip(candidates, rates, strict=True)
     ]
-    return [one / (_mean(recent) + EVEN_SECONDS) for one in recent]
+    return [(one + seconds) / (_mean(recent) + EVEN_SECONDS) for one, seconds in zip(recent, own, strict=True)]
+
+
+def comers(candidates: Sequence[Seen]) -> list[float]:
+    """Requests a second that are to come to each, as lately."""
+    lately = [seen.endpoint.requests / RECENT_SECONDS for seen in candidates]
+    return [max(one, FEWEST_COMERS * _mean(lately)) for one in lately]
+
+
+def own_seconds(seen: Seen, blocks: int, prompt_tokens: float, rate: float) -> float:
+    """Of prefill, of what is not cached there."""
+    return (prompt_tokens - (prompt_tokens * seen.endpoint.matched_blocks / blocks if blocks else 0)) / rate
+
+
+def weights_of_prefill(
+    candidates: Sequence[Seen], rates: Sequence[float], own: Sequence[float], foreign: float, gateway: int
+) -> list[float]:
+    """What is added to the times that the request's own prefill counts at each; ``foreign``: share of the requests that are others'."""
+    alone = max(0.0, (1 - 2 * foreign) / (1 - foreign)) if foreign < 1 else 0.0
+    uneven = unevenness(candidates, rates, own, foreign > 0)
+    return [
+        much * (EVENNESS_WEIGHT * alone * much + SHARED_EVENNESS_WEIGHT * (1 - alone))
+        + COMERS_WEIGHT * alone * come * seconds / 2
+        + bias
+        for much, come, seconds, bias in zip(
+            uneven, comers(candidates), own, biases(candidates, gateway, foreign), strict=True
+        )
+    ]
 
 
 def share_of_others(all_seen: Sequence[Seen], policy: Policy, now: float) -> float:
@@ -335,19 +370,17 @@ def biases(candidates: Sequence[Seen], gateway: int, foreign: float) -> list[flo
 def score_by_cost(
     seen: Seen,
     policy: Policy,
-    blocks: int,
-    prompt_tokens: float,
+    own: float,
     output_tokens: float,
     busy: float,
     added: float,
     rate: float,
     now: float,
 ) -> float:
-    """Minus the seconds that the request adds there; ``added`` to the times that its own prefill counts."""
-    uncached = prompt_tokens - (prompt_tokens * seen.endpoint.matched_blocks / blocks if blocks else 0)
+    """Minus the seconds that the request adds there; ``added`` to the times that its own prefill of ``own`` seconds counts."""
     queued = queue_seconds(seen.endpoint, rate, now)
-    first_token = queued + uncached / rate
-    seconds = (1 + WAITING_WEIGHT * busy) * queued + (crowding(busy) + added) * uncached / rate
+    first_token = queued + own
+    seconds = (1 + WAITING_WEIGHT * busy) * queued + (crowding(busy) + added) * own
     seconds += first_token**2 / (2 * PATIENCE_SECONDS)
     slowness = policy.prefill_tokens_per_second / rate
     seconds += 2 * output_tokens * policy.decode_seconds_per_request * slowness * seen.running
@@ -460,27 +493,20 @@ def decide(
         busy, foreign = busy_share(candidates), share_of_others(seen, policy, now)
         loads = affinity_values(candidates, AFFINITY_LOADS) if for_adapter else [0.0] * len(candidates)
         rates = speeds(candidates, policy)
+        own = [own_seconds(one, blocks, prompt_tokens, rate) for one, rate in zip(candidates, rates, strict=True)]
+        added = weights_of_prefill(candidates, rates, own, foreign, gateway)
         values = iter(
             [
-                score_by_cost(
-                    one, policy, blocks, prompt_tokens, output_tokens, busy, EVENNESS_WEIGHT * much + bias, rate, now
-                )
+                score_by_cost(one, policy, seconds, output_tokens, busy, more, rate, now)
                 - policy.adapter_seconds * load
-                for one, rate, much, bias, load in zip(
-                    candidates,
-                    rates,
-                    unevenness(candidates, rates, foreign > 0),
-                    biases(candidates, gateway, foreign),
-                    loads,
-                    strict=True,
-                )
+                for one, seconds, more, rate, load in zip(candidates, own, added, rates, loads, strict=True)
             ]
         )
     else:
         values = iter(scores_by_weight(candidates, policy, blocks, session, by_token, for_adapter))
     scores = [
-        None if one.filtered else next(values) + added
-        for one, added in zip(seen, adjustments or [0.0] * len(seen), strict=True)
+        None if one.filtered else next(values) + adjustment
+        for one, adjustment in zip(seen, adjustments or [0.0] * len(seen), strict=True)
     ]
     return Decision(seen, scores, equal_bests(scores) if probe is None else {probe}, probe)
 

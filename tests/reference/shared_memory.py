@@ -102,7 +102,7 @@ def lay_out(
     parts = {
         "worker_rows_at": (workers + 1) * 128,
         "slots_at": 64 + slots * 16 + (workers + 1) * slots,
-        "load_at": workers * slots * 64,
+        "load_at": workers * slots * 72,
         "metrics_at": slots * 128,
         "buckets_at": 64 + buckets * 448,
         "journals_at": workers * journal_records * 400,

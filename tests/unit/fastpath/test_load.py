@@ -297,13 +297,28 @@ def test_when_a_prefill_began_is_not_known_of_charges_without_a_time(load, endpo
 def test_what_was_sent_lately_fades(memory, load, endpoint):
     load.charge(*endpoint, 900, 100, 10.0)
     assert load.read_recent(*endpoint, 10.0) == 1000.0
-    assert load.read_recent(*endpoint, 130.0) == 500.0
-    load.charge(*endpoint, 1000, 0, 130.0)
-    assert load.read_recent(*endpoint, 130.0) == 1500.0
-    Load(memory, 1).charge(*endpoint, 300, 0, 130.0)
-    assert load.read_recent(*endpoint, 370.0) == 600.0
+    assert load.read_recent(*endpoint, 100.0) == 500.0
+    load.charge(*endpoint, 1000, 0, 100.0)
+    assert load.read_recent(*endpoint, 100.0) == 1500.0
+    Load(memory, 1).charge(*endpoint, 300, 0, 100.0)
+    assert load.read_recent(*endpoint, 280.0) == 600.0
     load.release(*endpoint, 900, 100)
-    assert load.read_recent(*endpoint, 370.0) == 600.0
+    assert load.read_recent(*endpoint, 280.0) == 600.0
+
+
+def test_requests_sent_lately_fade_and_are_counted_over_workers(memory, load, endpoint):
+    load.charge(*endpoint, 900, 100)
+    assert load.read_recent_requests(*endpoint, 10.0) == 0.0
+    load.charge(*endpoint, 900, 100, 10.0)
+    assert load.read_recent_requests(*endpoint, 10.0) == 1.0
+    assert load.read_recent_requests(*endpoint, 100.0) == 0.5
+    Load(memory, 1).charge(*endpoint, 0, 0, 100.0)
+    load.charge(*endpoint, 0, 0, 100.0)
+    assert load.read_recent_requests(*endpoint, 100.0) == 2.5
+    load.release(*endpoint, 900, 100)
+    assert load.read_recent_requests(*endpoint, 280.0) == pytest.approx(2.5 / 3)
+    with pytest.raises(IndexError):
+        load.read_recent_requests(1 << 40, 2, 10.0)
 
 
 def test_more_than_a_word_can_count_is_its_most(load, endpoint):
@@ -314,11 +329,11 @@ def test_more_than_a_word_can_count_is_its_most(load, endpoint):
 def test_what_an_engine_says_it_computed_fades_and_adds_up(load, endpoint):
     assert load.read_computed(*endpoint, 10.0) == 0.0
     assert load.write_metrics(*endpoint, *SCRAPE, 10.0, computed_tokens=1000.0)
-    assert load.write_metrics(*endpoint, *SCRAPE, 130.0, computed_tokens=100.0)
-    assert load.read_computed(*endpoint, 130.0) == 600.0
-    assert load.write_metrics(*endpoint, *SCRAPE, 130.0, computed_tokens=-50.0)
-    assert load.read_computed(*endpoint, 130.0) == 600.0
-    assert not load.write_metrics(*endpoint, *SCRAPE, 131.0, computed_tokens=float("nan"))
-    assert load.read_computed(endpoint[0], endpoint[1] + 1, 130.0) == 0.0
+    assert load.write_metrics(*endpoint, *SCRAPE, 100.0, computed_tokens=100.0)
+    assert load.read_computed(*endpoint, 100.0) == 600.0
+    assert load.write_metrics(*endpoint, *SCRAPE, 100.0, computed_tokens=-50.0)
+    assert load.read_computed(*endpoint, 100.0) == 600.0
+    assert not load.write_metrics(*endpoint, *SCRAPE, 101.0, computed_tokens=float("nan"))
+    assert load.read_computed(endpoint[0], endpoint[1] + 1, 100.0) == 0.0
     with pytest.raises(IndexError):
         load.read_computed(CAPACITY, 0, 1.0)

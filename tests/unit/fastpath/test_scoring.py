@@ -16,7 +16,7 @@ from _fastpath.load import Load
 from _fastpath.scoring import REASONS, SCORES_BY_NAME, Policy, Pool, Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots
-from tests.reference.scoring import BIAS_WEIGHT, mixed
+from tests.reference.scoring import BIAS_WEIGHT, SHARED_EVENNESS_WEIGHT, mixed
 
 NOW = 100.0
 ROOT = Path(__file__).parents[3]
@@ -449,12 +449,17 @@ def late(seconds: float) -> float:
     return seconds * seconds / 5
 
 
+def even(seconds: float, sent: float = 0.0, mean: float = 0.0) -> float:
+    """What a prefill costs beyond its time where seconds of others were sent lately, to the mean endpoint so many."""
+    return seconds * 12 * ((sent + seconds) / (mean + 12)) ** 2
+
+
 def test_cost_of_prefill(fleet: Fleet) -> None:
     """Seconds of what is queued there and of the prompt, which count more while one endpoint of two is busy, and lateness."""
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 8000, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=4000)
-    assert scores == pytest.approx([-1.75 - 3.5 - late(1.5), -3.5 - late(0.5)])
+    assert scores == pytest.approx([-2.0 - 3.5 - even(0.5) - late(1.5), -3.5 - even(0.5) - late(0.5)])
     assert fleet.dry(pool)[0] == 1
 
 
@@ -469,14 +474,14 @@ def test_a_prompt_to_compute_counts_the_more_the_more_endpoints_are_busy(
     for slot in range(busy):
         fleet.scheduler.load.charge(slot, 0, 1, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=8000)
-    assert scores == pytest.approx([-factor - late(1.0)] * 10, abs=0.001)
+    assert scores == pytest.approx([-factor - even(1.0) - late(1.0)] * 10, abs=0.001)
 
 
 def test_what_is_computed_by_now_is_queued_no_more(fleet: Fleet) -> None:
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 16000, 0, NOW - 1.5)
     scores = fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0)
-    assert scores == pytest.approx([-1.75 * 0.5 - late(0.5), 0.0])
+    assert scores == pytest.approx([-2.0 * 0.5 - late(0.5), 0.0])
     fleet.decide(pool, prompt_tokens=0, excluded=[1])
     assert fleet.scheduler.queued_tokens == 4000
     assert fleet.scheduler.prefill_seconds == pytest.approx(0.5)
@@ -487,7 +492,7 @@ def test_the_next_prefill_begins_with_the_first_token_of_the_one_before(fleet: F
     for _ in range(2):
         fleet.scheduler.load.charge(0, 0, 8000, 0, NOW - 3)
     assert fleet.scheduler.first_token(pool, 0, 8000, NOW - 0.25)
-    assert fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0) == pytest.approx([-2.5 * 0.75 - late(0.75)])
+    assert fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0) == pytest.approx([-3.0 * 0.75 - late(0.75)])
 
 
 def test_an_engine_that_is_late_looks_worse_with_every_second(fleet: Fleet) -> None:
@@ -495,7 +500,7 @@ def test_an_engine_that_is_late_looks_worse_with_every_second(fleet: Fleet) -> N
     fleet.scheduler.load.charge(0, 0, 8000, 0, NOW)
     policy = Policy(decode_seconds_per_request=0)
     scores = [fleet.scores(pool, policy, prompt_tokens=0, now=NOW + after)[0] for after in (0.5, 1, 2, 10)]
-    assert scores == pytest.approx([-2.5 * 0.5 - late(0.5), 0.0, -2.5 - late(1), -2.5 * 9 - late(9)])
+    assert scores == pytest.approx([-3.0 * 0.5 - late(0.5), 0.0, -3.0 - late(1), -3.0 * 9 - late(9)])
     assert fleet.decide(pool, now=NOW + 10)
     assert fleet.scheduler.queued_tokens == 0
 
@@ -506,9 +511,33 @@ def test_a_prompt_costs_more_where_much_was_sent_lately(fleet: Fleet) -> None:
     fleet.scheduler.load.first_token(0, 0, 8000 * 24, NOW)
     policy = Policy(decode_seconds_per_request=0)
     scores = fleet.scores(pool, policy, prompt_tokens=8000)
-    assert scores == pytest.approx([-1 - 2 * 24 / (12 + 12) - late(1), -1 - late(1)])
-    later = fleet.scores(pool, policy, prompt_tokens=8000, now=NOW + 120)
-    assert later == pytest.approx([-1 - 2 * 12 / (6 + 12) - late(1), -1 - late(1)])
+    assert scores == pytest.approx([-1 - even(1, 24, 12) - late(1), -1 - even(1, 0, 12) - late(1)], abs=0.005)
+    later = fleet.scores(pool, policy, prompt_tokens=8000, now=NOW + 90)
+    assert later == pytest.approx([-1 - even(1, 12, 6) - late(1), -1 - even(1, 0, 6) - late(1)], abs=0.005)
+
+
+def test_a_prompt_costs_what_those_wait_that_come_while_it_is_computed(fleet: Fleet) -> None:
+    """Sixty came to the first of late, thirty to the second, none to the third, which counts as half of the mean."""
+    pool = fleet.pool(3)
+    for slot, requests in enumerate((60, 30, 0)):
+        for _ in range(requests):
+            fleet.scheduler.load.charge(slot, 0, 0, 0, NOW)
+    scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=80_000)
+    waits = [0.7 * come / 90 * 10 * 10 / 2 for come in (60, 30, 15)]
+    assert scores == pytest.approx([-10 - wait - even(10) - late(10) for wait in waits])
+
+
+def test_what_is_to_come_says_nothing_where_most_requests_are_of_other_gateways(fleet: Fleet) -> None:
+    pool = fleet.pool(2)
+    for position in range(2):
+        for _ in range(2):
+            fleet.scrape(position, running=4)
+    for _ in range(60):
+        assert fleet.scheduler.load.charge(0, 0, 0, 0, NOW)
+        fleet.scheduler.load.release(0, 0, 0, 0)
+    first, second = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=80_000)
+    liking = 10 * BIAS_WEIGHT * (bias(fleet.scheduler, 0) - bias(fleet.scheduler, 1))
+    assert first - second == pytest.approx(-liking)
 
 
 @pytest.mark.parametrize(
@@ -518,7 +547,7 @@ def test_a_prompt_costs_more_where_much_was_sent_lately(fleet: Fleet) -> None:
 def test_a_prompt_is_cached_for_as_long_as_others_take_to_fill_the_caches(
     fleet: Fleet, kv_tokens: int, others: int, kept: bool
 ) -> None:
-    """20,000 tokens of 240 s ago count a third by now, as if 56 came a second; where others send as well, they do so at the same rate."""
+    """20,000 tokens of 240 s ago count a quarter by now, as if 61 came a second; where others send as well, they do so at the same rate."""
     pool = fleet.pool(1)
     assert fleet.decide(pool, hashes=hashes(4), prompt_tokens=20_000) == (0, 0, 20_000)
     for _ in range(2):
@@ -532,7 +561,7 @@ def test_who_cannot_take_it_does_not_crowd(fleet: Fleet) -> None:
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 8000, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=8000, excluded=[0])
-    assert scores == [None, pytest.approx(-1.0 - late(1.0))]
+    assert scores == [None, pytest.approx(-1.0 - even(1.0) - late(1.0))]
 
 
 @pytest.mark.parametrize(
@@ -564,7 +593,7 @@ def test_cost_of_a_cached_prompt(fleet: Fleet) -> None:
     pool = fleet.pool(2)
     fleet.scheduler.prefixes.learn(hashes(3), 0, NOW)
     scores = fleet.scores(pool, Policy(), prompt_tokens=8000, hashes=hashes(4))
-    assert scores == pytest.approx([-0.25 - late(0.25), -1.0 - late(1.0)])
+    assert scores == pytest.approx([-0.25 - even(0.25) - late(0.25), -1.0 - even(1.0) - late(1.0)])
     assert fleet.dry(pool, prompt_tokens=8000, hashes=hashes(4)) == (0, 3, 2000)
 
 
@@ -1041,14 +1070,14 @@ def test_explain(fleet: Fleet) -> None:
     fleet.scrape(0, running=3, waiting=1, kv_usage=0.25)
     fleet.scheduler.prefixes.learn(hashes(2), 0, NOW)
     fleet.dry(pool, Policy(decode_seconds_per_request=0), hashes=hashes(4), prompt_tokens=1600, excluded=[1])
-    foreign = 0.1 * BIAS_WEIGHT * (3 / 4) * bias(fleet.scheduler, 0)
+    foreign = 0.1 * (BIAS_WEIGHT * (3 / 4) * bias(fleet.scheduler, 0) + SHARED_EVENNESS_WEIGHT * 0.1 / 12)
     assert fleet.scheduler.explain(pool) == [
         {
-            "filtered": "", "score": pytest.approx(-6.35 - foreign - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
+            "filtered": "", "score": pytest.approx(-6.4 - foreign - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
             "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True, "adapter": "",
             "prefill_tokens_per_second": 8000.0,
             "cost": {
-                "queue": pytest.approx(0.25), "prefill": pytest.approx(6.1 + foreign), "lateness": pytest.approx(late(0.2)),
+                "queue": pytest.approx(0.3), "prefill": pytest.approx(6.1 + foreign), "lateness": pytest.approx(late(0.2)),
                 "decode": 0.0, "memory": 0.0, "adapter": 0.0,
             },
         },

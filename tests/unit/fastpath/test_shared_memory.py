@@ -152,7 +152,7 @@ def test_attach_refuses_files_that_are_no_shared_memory(path, content):
 
 def test_attach_refuses_another_layout_version_and_names_both(path, memory):
     write_header(path, read_header(path) | {"layout_version": 99})
-    with pytest.raises(LayoutError, match=r"layout 99, this Penstock uses 9"):
+    with pytest.raises(LayoutError, match=r"layout 99, this Penstock uses 10"):
         SharedMemory.attach(path)
 
 
