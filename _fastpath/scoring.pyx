@@ -25,8 +25,9 @@ cdef double WAITING_WEIGHT = 2.0            # a second behind other prefills cou
 cdef double EVENNESS_WEIGHT = 12.0          # of a prompt token to be computed where as much was sent lately as to the mean endpoint
 cdef double SHARED_EVENNESS_WEIGHT = 2.0    # the same where most requests are other gateways'
 cdef double EVEN_SECONDS = 12.0             # of prefill beside that mean: where little was sent to all, nobody is uneven
-cdef double COMERS_WEIGHT = 0.7             # of those that come while a prompt is computed: the others go elsewhere, and do not wait for it
+cdef double COMERS_WEIGHT = 0.8             # of those that come while a prompt is computed: the others go elsewhere, and do not wait for it
 cdef double FEWEST_COMERS = 0.5             # of the mean endpoint's, that count at the least: no endpoint is left to long prompts alone
+cdef double COMPANY_WEIGHT = 5.0            # of each that runs beside it: both are slowed, and so is whoever comes later
 cdef double BIAS_WEIGHT = 0.7               # of a prompt token to be computed where a gateway among many has the largest bias
 cdef double PATIENCE_SECONDS = 2.5          # each second until the first token costs one more for so many before it
 cdef double MOST_CROWDED = 0.9              # share of busy endpoints that counts at the most
@@ -493,9 +494,8 @@ cdef class Scheduler:
             seconds = own + c.queue_seconds
             c.lateness_seconds = seconds * seconds / (2 * PATIENCE_SECONDS)
             c.queue_seconds *= waiting
-            # the request is slowed by each that runs beside it, and slows each of them as much
             slowness = policy.prefill_tokens_per_second / c.prefill_tokens_per_second
-            c.decode_seconds = 2 * output_tokens * policy.decode_seconds_per_request * slowness * c.running
+            c.decode_seconds = COMPANY_WEIGHT * output_tokens * policy.decode_seconds_per_request * slowness * c.running
             c.memory_seconds = 0
             if c.kv_usage > KV_COMFORT:
                 c.memory_seconds = (c.kv_usage - KV_COMFORT) / (1 - KV_COMFORT) * KV_PRESSURE_SECONDS

@@ -39,10 +39,9 @@ def test_nine_of_ten_prompt_tokens_that_one_large_cache_would_find_are_found(fou
 
 @pytest.mark.parametrize("other", ["least-requests", "llm-d-newest"])
 @pytest.mark.parametrize(
-    ("figure", "at_most"), [("ttft_p50", 1.05), ("e2e_p50", 1.05), ("ttft_p99", 1.1), ("e2e_p99", 1.0)]
+    ("figure", "at_most"), [("ttft_p50", 1.05), ("e2e_p50", 1.0), ("ttft_p99", 1.1), ("e2e_p99", 1.0)]
 )
 def test_nobody_waits_longer_for_it(found, other, figure, at_most):
-    """End to end a request with a short prompt is slowed a little by more of its kind: long prompts keep to other engines."""
     assert found["ours"][figure] <= at_most * found[other][figure]
 
 

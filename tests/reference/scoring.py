@@ -22,7 +22,8 @@ WAITING_WEIGHT = 2.0
 EVENNESS_WEIGHT = 12.0
 SHARED_EVENNESS_WEIGHT = 2.0
 EVEN_SECONDS = 12.0
-COMERS_WEIGHT = 0.7
+COMERS_WEIGHT = 0.8
+COMPANY_WEIGHT = 5.0
 FEWEST_COMERS = 0.5
 BIAS_WEIGHT = 0.7
 PATIENCE_SECONDS = 2.5
@@ -383,7 +384,7 @@ def score_by_cost(
     seconds = (1 + WAITING_WEIGHT * busy) * queued + (crowding(busy) + added) * own
     seconds += first_token**2 / (2 * PATIENCE_SECONDS)
     slowness = policy.prefill_tokens_per_second / rate
-    seconds += 2 * output_tokens * policy.decode_seconds_per_request * slowness * seen.running
+    seconds += COMPANY_WEIGHT * output_tokens * policy.decode_seconds_per_request * slowness * seen.running
     seconds += max(0.0, (seen.kv_usage - KV_COMFORT) / (1 - KV_COMFORT)) * KV_PRESSURE_SECONDS
     return -seconds
 

@@ -523,7 +523,7 @@ def test_a_prompt_costs_what_those_wait_that_come_while_it_is_computed(fleet: Fl
         for _ in range(requests):
             fleet.scheduler.load.charge(slot, 0, 0, 0, NOW)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=80_000)
-    waits = [0.7 * come / 90 * 10 * 10 / 2 for come in (60, 30, 15)]
+    waits = [0.8 * come / 90 * 10 * 10 / 2 for come in (60, 30, 15)]
     assert scores == pytest.approx([-10 - wait - even(10) - late(10) for wait in waits])
 
 
@@ -598,7 +598,7 @@ def test_cost_of_a_cached_prompt(fleet: Fleet) -> None:
 
 
 def test_cost_of_company(fleet: Fleet) -> None:
-    """Each request beside it slows it, and is slowed as much."""
+    """Each request beside it slows it, and is slowed as much, and so are those that come later."""
     pool = fleet.pool(3)
     fleet.scrape(0, running=4, waiting=1)
     fleet.scrape(1, running=1)
@@ -607,7 +607,7 @@ def test_cost_of_company(fleet: Fleet) -> None:
         fleet.scheduler.load.charge(1, 0, 0, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0.5), prompt_tokens=0, output_tokens=10)
     # what we sent since counts beside what others had there
-    assert scores == pytest.approx([-50.0, -30.0, 0.0])
+    assert scores == pytest.approx([-125.0, -75.0, 0.0])
 
 
 @pytest.mark.parametrize(("usage", "seconds"), [(0.0, 0), (0.9, 0), (0.95, 5), (1.0, 10)])
