@@ -22,6 +22,9 @@ Decide = Callable[[], Any]
 NOW = 1000.0
 WEIGHTS = dict.fromkeys(twin.SCORES, 1.0)
 BLOCKS = 512
+SEED = 1
+GATEWAY = twin.mixed(SEED) | 1
+"""What it likes among endpoints that others share."""
 
 
 def endpoints(count: int) -> list[twin.Endpoint]:
@@ -34,8 +37,9 @@ def endpoints(count: int) -> list[twin.Endpoint]:
                 first_token=random.uniform(0.05, 2), inter_token=random.uniform(0.005, 0.05), time=NOW - 1,
             ),
             matched_blocks=random.choice((0, 0, 16, 256, BLOCKS)),
+            identity=number,
         )
-        for _ in range(count)
+        for number in range(count)
     ]  # fmt: skip
 
 
@@ -45,7 +49,7 @@ def scheduler_of(
     memory = SharedMemory.create(
         str(path), workers=1, slots=len(fleet), buckets=1, journal_records=1, prefix_bytes=prefix_bytes
     )
-    scheduler, slots = Scheduler(memory, 0, random_seed=1), Slots(memory)
+    scheduler, slots = Scheduler(memory, 0, random_seed=SEED), Slots(memory)
     names = [slots.acquire(1, 2 * number + 2) for number in range(len(fleet))]
     for (slot, generation), endpoint in zip(names, fleet, strict=True):
         metrics = endpoint.metrics
@@ -54,7 +58,13 @@ def scheduler_of(
             metrics.time,
         )  # fmt: skip
         scheduler.prefixes.learn(BlockHashes.of(hashes[: endpoint.matched_blocks]), slot, NOW)
-    return scheduler, Pool([(slot, generation, 1, 0) for slot, generation in names], Outlier())
+    return scheduler, Pool(
+        [
+            (slot, generation, 1, 0, endpoint.identity)
+            for (slot, generation), endpoint in zip(names, fleet, strict=True)
+        ],
+        Outlier(),
+    )
 
 
 @pytest.fixture
@@ -99,7 +109,7 @@ def decide_twin(hashes: list[int]) -> Decide:
     def decide() -> tuple[int, int]:
         matched = [twin.matched_blocks(held, hashes, slot) for slot in range(len(fleet))]
         seen = [replace(endpoint, matched_blocks=count) for endpoint, count in zip(fleet, matched, strict=True)]
-        chosen = random.choice(sorted(twin.decide(seen, twin.Policy(), BLOCKS, 8192, 256, NOW).best))
+        chosen = random.choice(sorted(twin.decide(seen, twin.Policy(), BLOCKS, 8192, 256, NOW, gateway=GATEWAY).best))
         return chosen, matched[chosen]
 
     return decide
