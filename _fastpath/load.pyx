@@ -20,7 +20,7 @@ cdef inline uint64_t pack_recent(double tokens, double now) noexcept nogil:
 
 # Share of such a word's tokens that still count: half after RECENT_SECONDS, a third after twice as many.
 cdef inline double kept(uint64_t recent, double now) noexcept nogil:
-    return 1 / (1 + max(0.0, now * TICKS - <double>(recent >> 32)) * AGE)
+    return 0 if recent == 0 else 1 / (1 + max(0.0, now * TICKS - <double>(recent >> 32)) * AGE)
 
 
 cdef inline double faded(uint64_t recent, double now) noexcept nogil:

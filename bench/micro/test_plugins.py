@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from _fastpath.scoring import Policy
-from bench.micro.test_scoring import NOW, endpoints, scheduler_of
+from _fastpath.policy import Policy
+from bench.micro.fleets import NOW, endpoints, scheduler_of
 from gateway.datastore.model import PluginSpec
 from gateway.scheduling.plugins import Asked, Candidate, Plugins, adjustments_of
 
@@ -35,6 +35,6 @@ def test_decide_with_a_plugin(benchmark: Callable[..., Any], tmp_path: Path, cou
 
     def decide_with_plugin() -> tuple[int, int, int] | None:
         decide(dry=True)
-        return decide(adjustments_of(plugins, ASKED, names, scheduler.explain(pool)))
+        return decide(adjustments_of(plugins, ASKED, names, pool.explain()))
 
     assert benchmark(decide_with_plugin if with_plugin else decide) is not None

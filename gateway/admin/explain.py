@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from _fastpath.hashing import BlockHashes
-from _fastpath.scoring import Pool, Scheduler
+from _fastpath.pool import Pool
+from _fastpath.scheduler import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from gateway.admin.plugin_opinions import Opinions, PluginOpinions
 from gateway.admin.turns import Turns
@@ -31,7 +32,7 @@ from gateway.tokens.service import NO_TOKENIZER, PromptTokens, Tokenised
 from gateway.world import GatewayWorld
 
 if TYPE_CHECKING:
-    from _fastpath.scoring import Explanation
+    from _fastpath.pool import Explanation
 
 Decision = tuple[int, int, int]
 
@@ -207,7 +208,7 @@ class Explainer:
             decision, opinions = decide(over, None), Opinions()
             if pool.server.scheduling.plugins:
                 asked = asked_of(exchange, prompt_tokens, blocks)
-                opinions = self._plugins.ask(pool, asked, self._scheduler.explain(over))
+                opinions = self._plugins.ask(pool, asked, over.explain())
                 decision = decide(over, opinions.adjustments)
             return decision, opinions
 
@@ -217,10 +218,10 @@ class Explainer:
         if decision is None and turn.is_narrow and turn.is_owed:
             over = pool.pool
             decision, opinions = choose(over)
-        seen = self._scheduler.explain(over)
+        seen = over.explain()
         if over is not pool.pool:
             decide(pool.pool, None)
-            seen = _with_kept(seen, self._scheduler.explain(pool.pool))
+            seen = _with_kept(seen, pool.pool.explain())
         rows: list[dict[str, Any]] = [
             {"endpoint": placed.endpoint.name, **row, "plugins": opinions.of(place)}
             for place, (placed, row) in enumerate(zip(pool.endpoints, seen, strict=True))

@@ -10,7 +10,7 @@ import orjson
 from gateway.scheduling.pool import ServerPool
 
 if TYPE_CHECKING:
-    from _fastpath.scoring import Explanation
+    from _fastpath.pool import Explanation
 
 MOST_CANDIDATES = 16
 """The best ones; how many there were in all is said as well."""

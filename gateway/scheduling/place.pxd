@@ -2,7 +2,8 @@ cimport cython
 from _fastpath.clock cimport seconds as seconds_of
 from _fastpath.hashing cimport BlockHashes, Hasher
 from _fastpath.scanner cimport Scan
-from _fastpath.scoring cimport Pool, Scheduler
+from _fastpath.pool cimport Pool
+from _fastpath.scheduler cimport Scheduler
 from gateway.deadlines cimport Deadlines
 from gateway.scheduling.corrections cimport Corrections
 from gateway.scheduling.pool cimport PlacedEndpoint, ServerPool

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from _fastpath.clock import seconds as seconds_of
 from _fastpath.hashing import BlockHashes, Hasher
 from _fastpath.scanner import Scan
-from _fastpath.scoring import Scheduler
+from _fastpath.scheduler import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import endpoint_identity
 from gateway.counting import Count, Usage
@@ -23,7 +23,7 @@ from gateway.scheduling.pool import SERVES, TEXT_BLOCK, PlacedEndpoint, ServerPo
 
 if TYPE_CHECKING:
     from _fastpath.health import Health, Reading
-    from _fastpath.scoring import Explanation
+    from _fastpath.pool import Explanation
 
 MEASURED_TOKENS = 512
 """A prefill of fewer tokens says more of everything else than of the engine's speed."""
@@ -209,7 +209,7 @@ class Placer:
 
     def refusal(self, server: ServerPool, narrow: bool) -> PenstockError:
         """Why nobody can take the request that was just tried to be placed."""
-        return refusal(server, self._scheduler.filtered(server.narrow if narrow else server.pool))
+        return refusal(server, (server.narrow if narrow else server.pool).filtered())
 
     def survey(
         self,
@@ -239,12 +239,12 @@ class Placer:
             learn,
             adapter,
         )
-        return self._scheduler.explain(pool)
+        return pool.explain()
 
     def describe(self, placement: Placement, narrow: bool = False) -> bytes:
         """The choice that was just made, as JSON. ``narrow``: as it was placed."""
         server = placement.pool
-        seen = self._scheduler.explain(server.narrow if narrow else server.pool)
+        seen = (server.narrow if narrow else server.pool).explain()
         return describe(server, seen, placement.position, placement.blocks)
 
     def first_token(self, placement: Placement, seconds: float, now: float = 0.0) -> None:

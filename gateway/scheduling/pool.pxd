@@ -1,5 +1,6 @@
 from _fastpath.hashing cimport Hasher
-from _fastpath.scoring cimport Policy, Pool
+from _fastpath.policy cimport Policy
+from _fastpath.pool cimport Pool
 
 cdef class PlacedEndpoint:
     cdef readonly object endpoint, slot

@@ -6,7 +6,8 @@ from msgspec import Struct
 
 from _fastpath.hashing import Hasher
 from _fastpath.health import Outlier
-from _fastpath.scoring import Policy, Pool
+from _fastpath.policy import Policy
+from _fastpath.pool import Pool
 from _fastpath.slots import endpoint_identity
 from gateway.datastore.model import Endpoint, PrefixCache, Role, Scheduling, Server, Traffic
 from gateway.scheduling.plugins import Plugin

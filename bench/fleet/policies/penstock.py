@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _fastpath.hashing import BlockHashes
-from _fastpath.scoring import Policy, Pool, Scheduler
+from _fastpath.policy import Policy
+from _fastpath.pool import Pool
+from _fastpath.scheduler import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots
 from bench.fleet.engine import Scrape

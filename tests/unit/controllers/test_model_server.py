@@ -2,7 +2,7 @@
 
 import pytest
 
-from _fastpath.scoring import SCORES_BY_NAME
+from _fastpath.policy import SCORES_BY_NAME
 from controllers.api.model_server import Retry, TrafficPolicy
 from controllers.api.scheduling import ELSEWHERE, SCORERS
 from tests.unit.controllers.objects import faults, made, server

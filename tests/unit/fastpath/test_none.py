@@ -9,7 +9,7 @@ from _fastpath.http1 import BodyReader, body_of, parse_head
 from _fastpath.limit_headers import limit_headers
 from _fastpath.log_line import LogLines
 from _fastpath.scanner import scan
-from _fastpath.scoring import Scheduler
+from _fastpath.scheduler import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.token_bucket import Journal
 from _fastpath.usage import Tail, events_in, scan_usage

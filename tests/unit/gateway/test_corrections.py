@@ -5,8 +5,10 @@ from random import Random
 import pytest
 
 from _fastpath.hashing import BlockHashes
+from _fastpath.policy import Policy
+from _fastpath.pool import Pool
 from _fastpath.prefix_index import PrefixIndex
-from _fastpath.scoring import Policy, Pool, Scheduler
+from _fastpath.scheduler import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots
 from gateway.scheduling.corrections import DOUBTED_AFTER, OLD_SECONDS, SWEEP_SECONDS, Corrections

@@ -1,27 +1,26 @@
-"""The scheduler against its plain-Python twin: the same sight and scores, and a pick among the twin's equal bests."""
+"""A fleet in shared memory, and as the plain-Python twins see it."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from _fastpath.hashing import BlockHashes
 from _fastpath.health import OUTCOMES, Health, Outlier
 from _fastpath.load import Load
-from _fastpath.scoring import Policy, Pool, Scheduler
+from _fastpath.policy import Policy
+from _fastpath.pool import Pool
+from _fastpath.scheduler import Scheduler
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots
-from tests.reference import scoring as twin
+from tests.reference import scheduler as twin
 from tests.support.examples import examples
 
 FAST = settings(deadline=None, max_examples=examples(90))
 FEW = settings(deadline=None, max_examples=examples(25))
-
 NOW = 1000.0
 BLOCKS = 8
 HASHES = [(number + 1) * 0x9E3779B97F4A7C15 % 2**64 for number in range(BLOCKS)]
@@ -37,8 +36,6 @@ ROWS: dict[str, tuple[int, int, list[int], list[int]]] = {
     "taken": (2, 2, [4, 6], [8]),
 }
 """Capacity, how many are busy, loaded, waited for."""
-
-# -- a fleet, in shared memory and as the twin sees it ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -307,14 +304,7 @@ REQUESTS = st.builds(
     st.sampled_from([0, ADAPTER]),
     st.none() | st.lists(st.sampled_from([0.0, -3.0, 100.0, float("nan")]), min_size=1, max_size=8).map(tuple),
 )
-
-
 UNADJUSTED = REQUESTS.map(lambda one: replace(one, adjustments=None))
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("scoring") / "memory"
 
 
 def decide(fleet: Fleet, policy: twin.Policy, request: Request, dry: bool = True) -> tuple[int, int, int] | None:
@@ -352,8 +342,26 @@ def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision
     )
 
 
+def assert_picks_one_of_the_equal_bests(fleet: Fleet, policy: twin.Policy, request: Request) -> None:
+    """And sees and scores all endpoints as the twins do."""
+    expected = expect(fleet, policy, request)
+    for _ in range(4):
+        chosen = decide(fleet, policy, request)
+        assert_seen(fleet, expected)
+        if chosen is None:
+            assert expected.best == set()
+            assert sum(fleet.pool.filtered().values()) == len(fleet.pool)
+            continue
+        position, matched, uncached = chosen
+        assert position in expected.best
+        assert matched == expected.seen[position].endpoint.matched_blocks * (request.blocks > 0)
+        share = matched / request.blocks if request.blocks else 0
+        assert uncached == pytest.approx(request.prompt_tokens * (1 - share), abs=1)
+        assert 0 <= uncached <= request.prompt_tokens
+
+
 def assert_seen(fleet: Fleet, expected: twin.Decision) -> None:
-    rows = fleet.scheduler.explain(fleet.pool)
+    rows = fleet.pool.explain()
     assert [row["filtered"] for row in rows] == [seen.filtered for seen in expected.seen]
     for row, seen, score in zip(rows, expected.seen, expected.scores, strict=True):
         assert (row["score"] is None) == (score is None)
@@ -366,271 +374,4 @@ def assert_seen(fleet: Fleet, expected: twin.Decision) -> None:
         if score is not None:
             assert row["matched_blocks"] == seen.endpoint.matched_blocks
     counts = Counter(seen.filtered for seen in expected.seen if seen.filtered)
-    assert fleet.scheduler.filtered(fleet.pool) == dict(counts)
-
-
-# -- the properties ---------------------------------------------------------------------------------------------------
-
-
-@FAST
-@given(
-    fleet=FLEETS,
-    policy=POLICIES,
-    request_=REQUESTS,
-    seed=st.integers(0, 2**64 - 1),
-    prefill_seconds=st.sampled_from([0.0, 0.02, 10.0]),
-)
-def test_picks_one_of_the_equal_bests(
-    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request, seed: int, prefill_seconds: float
-) -> None:
-    made = make(path, fleet, seed, prefill_seconds)
-    expected = expect(made, policy, request_)
-    for _ in range(4):
-        chosen = decide(made, policy, request_)
-        assert_seen(made, expected)
-        if chosen is None:
-            assert expected.best == set()
-            assert sum(made.scheduler.filtered(made.pool).values()) == len(fleet)
-            continue
-        position, matched, uncached = chosen
-        assert position in expected.best
-        assert matched == expected.seen[position].endpoint.matched_blocks * (request_.blocks > 0)
-        share = matched / request_.blocks if request_.blocks else 0
-        assert uncached == pytest.approx(request_.prompt_tokens * (1 - share), abs=1)
-        assert 0 <= uncached <= request_.prompt_tokens
-
-
-@FAST
-@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS)
-def test_who_cannot_take_it_is_never_picked(
-    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request
-) -> None:
-    made = make(path, fleet)
-    random = replace(policy, weights={**policy.weights, "random": 1})
-    for _ in range(10):
-        chosen = decide(made, random, request_)
-        if chosen is None:
-            return
-        given, endpoint = fleet[chosen[0]], made.endpoints[chosen[0]]
-        assert not given.excluded
-        assert endpoint.roles & request_.role
-        assert endpoint.live
-        assert not 0 < endpoint.maximum_in_flight <= endpoint.in_flight
-
-
-@FAST
-@given(fleet=FLEETS, policy=POLICIES, request_=UNADJUSTED)
-def test_the_adapter_filter_takes_nobody_out_unless_another_is_left_that_has_the_adapter_or_room_for_it(
-    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request
-) -> None:
-    made = make(path, fleet)
-    with_filter, request_ = replace(policy, adapter_filter=True), replace(request_, adapter=ADAPTER)
-    without = decide(made, replace(policy, adapter_filter=False), request_)
-    before = [row["filtered"] for row in made.scheduler.explain(made.pool)]
-    chosen = decide(made, with_filter, request_)
-    rows = made.scheduler.explain(made.pool)
-    assert (chosen is None) == (without is None)
-    if chosen is None:
-        return
-    out = {position for position, row in enumerate(rows) if row["filtered"] == "without_adapter"}
-    left = [row["adapter"] for row in rows if not row["filtered"]]
-    assert all(before[position] == "" and rows[position]["adapter"] in ("queued", "taken") for position in out)
-    assert bool(out) <= bool({"loaded", "room"} & set(left))
-    if {"loaded", "room"} & set(left):
-        assert not {"queued", "taken"} & set(left)
-
-
-@FEW
-@given(
-    count=st.integers(2, 10),
-    worse=st.integers(0, 3),
-    seed=st.integers(0, 2**64 - 1),
-    policy=st.sampled_from([twin.Policy(), twin.Policy(by_cost=False, weights={"least-request": 1, "kv-usage": 2}),
-                            twin.Policy(by_cost=False), twin.Policy(by_cost=False, weights={"random": 1})]),
-)  # fmt: skip
-def test_ties_are_spread(path: Path, count: int, worse: int, seed: int, policy: twin.Policy) -> None:
-    busy = Given(twin.Endpoint(), charges=((0, 100, 10, 0.0), (1, 100, 10, 0.0)))
-    fleet = [busy] * worse + [Given(twin.Endpoint())] * count
-    made = make(path, fleet, seed)
-    draws = 2000
-    # without a weight on load the busy ones are as good as the others
-    load_counts = policy.by_cost or "least-request" in policy.weights
-    equals = range(worse, worse + count) if load_counts else range(worse + count)
-    picks = Counter(decide(made, policy, Request(0, 100, 100))[0] for _ in range(draws))
-    assert set(picks) <= set(equals)
-    share = draws / len(equals)
-    deviation = sum((picks[position] - share) ** 2 / share for position in equals)
-    # chi-square beyond this in one of a thousand million cases
-    assert deviation < 36 + 3 * (len(equals) - 1)
-
-
-@FAST
-@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS)
-def test_dry_changes_nothing(path: Path, fleet: list[Given], policy: twin.Policy, request_: Request) -> None:
-    made = make(path, fleet)
-    load, learned, health = made.load(), made.learned(), made.health()
-    decide(made, policy, request_, dry=True)
-    assert made.load() == load
-    assert made.health() == health
-    assert made.scheduler.probe == 0
-    assert made.learned() == learned
-
-
-@FAST
-@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS)
-def test_the_chosen_alone_is_charged_and_learned(
-    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request
-) -> None:
-    made = make(path, fleet)
-    seen = twin.look(made.endpoints, policy, NOW, request_.role, made.excluded)
-    load, learned = made.load(), made.learned()
-    chosen = decide(made, policy, request_, dry=False)
-    if chosen is not None:
-        position, _matched, uncached = chosen
-        in_flight, prefill, decode = load[position]
-        load[position] = (in_flight + 1, prefill + uncached, decode + request_.output_tokens)
-        learned[position] = max(learned[position], 0 if request_.by_token else request_.blocks)
-    assert made.load() == load
-    if request_.by_token or twin.oldest(seen, policy, NOW) == 0:
-        assert made.learned() == learned
-    else:  # who held what is learned anew after so long holds it no more
-        assert all(count <= before for count, before in zip(made.learned(), learned, strict=True))
-
-
-@FAST
-@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS)
-def test_the_probe_is_claimed_by_who_is_picked_alone(
-    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request
-) -> None:
-    made = make(path, fleet)
-    expected, health = expect(made, policy, request_), made.health()
-    chosen = decide(made, policy, request_, dry=False)
-    assert (made.scheduler.probe != 0) == (expected.probe is not None)
-    if expected.probe is not None:
-        assert chosen is not None
-        assert chosen[0] == expected.probe
-        health[expected.probe]["state"] = "probing"
-        health[expected.probe]["seconds_left"] = 120.0
-    assert made.health() == health
-
-
-@FAST
-@given(fleet=EASY, requests=st.lists(st.tuples(UNADJUSTED, st.booleans()), max_size=12), seed=st.integers(0, 2**32))
-def test_release_returns_load_to_zero(
-    path: Path, fleet: list[Given], requests: list[tuple[Request, bool]], seed: int
-) -> None:
-    made = make(path, fleet)
-    running = []
-    for request, first_token in requests:
-        chosen = decide(made, twin.Policy(), replace(request, role=1), dry=False)
-        assert chosen is not None
-        position, _matched, uncached = chosen
-        if first_token:
-            assert made.scheduler.first_token(made.pool, position, uncached)
-        running.append((position, 0 if first_token else uncached, request.output_tokens))
-    assert sum(in_flight for in_flight, _prefill, _decode in made.load()) == len(running)
-    assert sum(prefill for _in_flight, prefill, _decode in made.load()) == sum(
-        prefill for _at, prefill, _decode in running
-    )
-    Random(seed).shuffle(running)
-    for entry in running:
-        assert made.scheduler.release(made.pool, *entry)
-    assert made.load() == [(0, 0, 0)] * len(fleet)
-    assert not made.scheduler.release(made.pool, 0, 0, 0)
-
-
-@FAST
-@given(
-    metrics=METRICS,
-    scraped=st.integers(1, 4),
-    unscraped=st.integers(1, 4),
-    charges=CHARGES.map(tuple),
-    policy=POLICIES,
-    request_=UNADJUSTED,
-)
-def test_never_scraped_is_not_preferred(
-    path: Path,
-    metrics: twin.Metrics,
-    scraped: int,
-    unscraped: int,
-    charges: tuple,
-    policy: twin.Policy,
-    request_: Request,
-) -> None:
-    """Of endpoints that are alike in what we know, none is better for what we don't."""
-    metrics = replace(metrics, time=NOW)
-    known = Given(twin.Endpoint(metrics=metrics), charges=charges)
-    unknown = Given(twin.Endpoint(), charges=charges)
-    made = make(path, [unknown] * unscraped + [known] * scraped)
-    decide(made, replace(policy, maximum_waiting=0), replace(request_, role=1, session=0))
-    scores = [row["score"] for row in made.scheduler.explain(made.pool)]
-    assert max(scores[:unscraped]) <= min(scores[unscraped:]) + twin.TIE
-
-
-@FAST
-@given(fleet=FLEETS, policy=POLICIES, request_=REQUESTS, stale_after=st.sampled_from([0.0, 0.5, 2.0, 5.0, 100.0]))
-def test_stale_metrics_are_absent(
-    path: Path, fleet: list[Given], policy: twin.Policy, request_: Request, stale_after: float
-) -> None:
-    def without_stale(given: Given) -> Given:
-        metrics = given.endpoint.metrics
-        stale = metrics is not None and NOW - metrics.time > stale_after
-        return replace(given, endpoint=replace(given.endpoint, metrics=None)) if stale else given
-
-    policy = replace(policy, stale_after=stale_after)
-    with_stale, without = make(path, fleet), make(path, [without_stale(given) for given in fleet])
-    assert decide(with_stale, policy, request_) == decide(without, policy, request_)
-    assert with_stale.scheduler.explain(with_stale.pool) == without.scheduler.explain(without.pool)
-
-
-@FAST
-@given(
-    fleet=FLEETS,
-    policy=POLICIES,
-    request_=REQUESTS,
-    metrics=METRICS,
-    name=st.sampled_from(["running", "waiting", "kv_usage", "first_token", "inter_token"]),
-    value=st.sampled_from([float("nan"), float("inf"), float("-inf")]),
-)
-def test_metrics_that_are_no_numbers_change_nothing(
-    path: Path,
-    fleet: list[Given],
-    policy: twin.Policy,
-    request_: Request,
-    metrics: twin.Metrics,
-    name: str,
-    value: float,
-) -> None:
-    made = make(path, fleet)
-    for slot, generation in made.names:
-        assert not write(made.scheduler.load, slot, generation, replace(metrics, **{name: value}))
-    decide(made, policy, request_)
-    assert_seen(made, expect(made, policy, request_))
-
-
-@FAST
-@given(st.dictionaries(st.sampled_from(twin.SCORES), st.floats() | st.sampled_from([-0.0, 5e-324, -5e-324, 1.7e308])))
-def test_the_same_weights_are_refused(weights: dict[str, float]) -> None:
-    def refusal(make_policy: Callable[[], object]) -> str | None:
-        try:
-            make_policy()
-        except ValueError as error:
-            return str(error)
-        return None
-
-    found = refusal(lambda: Policy(by_cost=False, weights=weights))
-    assert found == refusal(lambda: twin.Policy(by_cost=False, weights=weights))
-    assert (found is None) == all(0 <= weight < float("inf") for weight in weights.values())
-
-
-@FAST
-@given(fleet=FLEETS, policy=POLICIES, requests=st.lists(REQUESTS, min_size=2, max_size=4))
-def test_a_decision_leaves_nothing_behind_in_the_pool(
-    path: Path, fleet: list[Given], policy: twin.Policy, requests: list[Request]
-) -> None:
-    """A pool is used again and again: each dry decision sees as if it were the first."""
-    made = make(path, fleet)
-    for request in requests:
-        decide(made, policy, request)
-        assert_seen(made, expect(made, policy, request))
-        made.excluded = made.excluded[1:]
+    assert fleet.pool.filtered() == dict(counts)
