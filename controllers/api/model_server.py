@@ -100,7 +100,7 @@ class EventPorts(Strict, frozen=True):
 
 
 class EndpointSpec(Strict, frozen=True):
-    """An engine outside the cluster, or in local mode."""
+    """An engine outside the cluster, or in local mode. ``dataParallelSize``: as of the server, of this engine alone."""
 
     name: str
     address: str
@@ -109,6 +109,7 @@ class EndpointSpec(Strict, frozen=True):
     group: str = ""
     labels: dict[str, str] = {}
     events: EventPorts | None = None
+    data_parallel_size: int | None = None
 
 
 class PrefixCacheSpec(Strict, frozen=True):
@@ -129,7 +130,11 @@ class PrefixCacheSpec(Strict, frozen=True):
 
 
 class ModelServerSpec(Strict, frozen=True):
-    """At least one of ``workloadSelector`` and ``endpoints``."""
+    """At least one of ``workloadSelector`` and ``endpoints``.
+
+    ``dataParallelSize``: how many data-parallel ranks each engine has behind its port (vLLM). Each rank is an endpoint of its own,
+    ``NAME@RANK``, and is chosen by the gateway rather than by the engine.
+    """
 
     inference_engine: Literal["vLLM", "SGLang"]
     model: str | None = None
@@ -138,6 +143,7 @@ class ModelServerSpec(Strict, frozen=True):
     traffic_policy: TrafficPolicy = TrafficPolicy()
     kv_connector: KVConnector | None = None
     endpoints: list[EndpointSpec] = []
+    data_parallel_size: int = 1
     scheduling: SchedulingSpec = SchedulingSpec()
     prefix_cache: PrefixCacheSpec = PrefixCacheSpec()
 
@@ -164,6 +170,11 @@ class ModelServer(Struct, frozen=True, rename="camel", omit_defaults=True, forbi
         port = self.spec.workload_port
         return port.port if port is not None else DEFAULT_PORTS[self.spec.inference_engine]
 
+    def ranks_of(self, endpoint: EndpointSpec) -> int:
+        """Data-parallel ranks of an engine that are endpoints of their own."""
+        size = endpoint.data_parallel_size
+        return self.spec.data_parallel_size if size is None else size
+
     def events_of(self, endpoint: EndpointSpec) -> EventPorts | None:
         """Where an endpoint's KV events are followed; None unless prompts are matched by token."""
         cache = self.spec.prefix_cache
@@ -186,6 +197,30 @@ class ModelServer(Struct, frozen=True, rename="camel", omit_defaults=True, forbi
         yield from scheduling_faults(spec.scheduling, spec.prefix_cache.mode == "tokens")
         yield from _prefix_faults(spec.prefix_cache)
         yield from _event_faults(spec)
+        yield from self._rank_faults()
+
+    def _rank_faults(self) -> Iterator[Fault]:
+        spec, cache = self.spec, self.spec.prefix_cache
+        sizes = [("spec.dataParallelSize", spec.data_parallel_size)]
+        for position, one in enumerate(spec.endpoints):
+            if one.data_parallel_size is not None:
+                sizes.append((f"spec.endpoints[{position}].dataParallelSize", one.data_parallel_size))
+        for path, size in sizes:
+            if not 1 <= size <= MOST_RANKS:
+                yield Fault(path, f"must be 1 to {MOST_RANKS}, not {size}")
+            elif size > 1 and spec.inference_engine != "vLLM":
+                yield Fault(
+                    path, f"the ranks of {spec.inference_engine} cannot be chosen: give each a port, or leave it out"
+                )
+        for position, one in enumerate(spec.endpoints):
+            events, ranks = one.events or cache.events, self.ranks_of(one)
+            if events is None or not 1 < ranks <= MOST_RANKS:
+                continue
+            path = f"spec.endpoints[{position}].events" if one.events is not None else "spec.prefixCache.events"
+            if events.ranks != 1:
+                yield Fault(f"{path}.ranks", "leave it out: each of the `dataParallelSize` ranks is followed by itself")
+            else:
+                yield from _range_faults(events, ranks, path, f"{path}.port")
 
     def not_built(self) -> Iterator[Fault]:
         """Fields that are set and have no effect yet. The object is valid all the same."""
@@ -308,16 +343,20 @@ def _event_port_faults(events: EventPorts, path: str) -> Iterator[Fault]:
     yield from _port_faults(events.port, f"{path}.port")
     if events.replay_port is not None:
         yield from _port_faults(events.replay_port, f"{path}.replayPort")
-    ports = [events.port] if events.replay_port is None else [events.port, events.replay_port]
-    last = events.ranks - 1
     if not 1 <= events.ranks <= MOST_RANKS:
         yield Fault(f"{path}.ranks", f"must be 1 to {MOST_RANKS}, not {events.ranks}")
-    elif last and max(ports) <= LARGEST_PORT < max(ports) + last:
-        yield Fault(f"{path}.ranks", f"the last of {events.ranks} ranks would have a port above {LARGEST_PORT}")
-    elif last and max(ports) - min(ports) <= last and len(ports) > 1:
-        message = (
-            f"must be {events.ranks} or more away from `port`: each of {events.ranks} ranks takes the next port of both"
-        )
+    elif events.ranks > 1:
+        yield from _range_faults(events, events.ranks, path, f"{path}.ranks")
+
+
+def _range_faults(events: EventPorts, ranks: int, path: str, last_path: str) -> Iterator[Fault]:
+    """Whether each rank can have ports of its own."""
+    ports = [events.port] if events.replay_port is None else [events.port, events.replay_port]
+    last = ranks - 1
+    if max(ports) <= LARGEST_PORT < max(ports) + last:
+        yield Fault(last_path, f"the last of {ranks} ranks would have a port above {LARGEST_PORT}")
+    elif max(ports) - min(ports) <= last and len(ports) > 1:
+        message = f"must be {ranks} or more away from `port`: each of {ranks} ranks takes the next port of both"
         yield Fault(f"{path}.replayPort", message)
 
 

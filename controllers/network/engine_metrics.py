@@ -38,6 +38,7 @@ _LABELS = r'\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\}'
 _LINE = re.compile(
     rf"^((?:vllm|sglang):[a-z_]+|{STARTED})(?:{_LABELS})? ([-+0-9.eE]+|NaN|[+-]Inf)\s*(?:\d+)?$", re.MULTILINE
 )
+_RANK = re.compile(r'^[a-z:_]+\{(?:.*?,)?engine="(\d+)"')
 _CACHE = re.compile(rf"^(?:vllm|sglang):cache_config_info({_LABELS}) ", re.MULTILINE)
 _CACHE_SIZE = re.compile(r'\b(block_size|page_size|num_gpu_blocks|num_pages)="(\d{1,12})"')
 RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
@@ -63,7 +64,7 @@ PREFIX_QUERIES = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One page, data-parallel ranks added up (shares: averaged)."""
+    """One page: of one data-parallel rank, or of all of them added up (shares: averaged)."""
 
     running: float
     waiting: float
@@ -91,8 +92,10 @@ class Reading:
         return max(0.0, self.computed - earlier.computed) if earlier is not None and self.follows(earlier) else 0.0
 
 
-def read_page(text: str) -> Reading | None:
-    """What a metrics page says, by old names and new; None when it is no engine's."""
+def read_page(text: str, rank: int = -1) -> Reading | None:
+    """What a metrics page says, by old names and new, of one data-parallel ``rank`` or of all (-1); None when it is no engine's."""
+    if rank >= 0:
+        text = _of_rank(text, str(rank))
     values: dict[str, list[float]] = {}
     for found in _LINE.finditer(text):
         try:
@@ -118,8 +121,13 @@ def read_page(text: str) -> Reading | None:
     )
 
 
+def _of_rank(text: str, rank: str) -> str:
+    """The lines of a page without those of other ranks."""
+    return "\n".join(line for line in text.splitlines() if (found := _RANK.match(line)) is None or found[1] == rank)
+
+
 def _kv_tokens(text: str) -> float:
-    """Blocks times their tokens, of all ranks."""
+    """Blocks times their tokens, of all ranks that the page is of."""
     total = 0.0
     for labels in _CACHE.findall(text):
         sizes = {name: float(number) for name, number in _CACHE_SIZE.findall(labels)}
@@ -246,7 +254,7 @@ class EngineScraper:
                         page += await response.content.read(LARGEST_PAGE - len(page))
             except (aiohttp.ClientError, TimeoutError, OSError):
                 page = b""
-            reading = read_page(page.decode(errors="replace")) if page else None
+            reading = read_page(page.decode(errors="replace"), endpoint.rank) if page else None
             if reading is not None:
                 is_new = before is not None and not reading.follows(before)
                 if is_new:

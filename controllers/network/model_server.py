@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from controllers.api.meta import Condition, honoured, seconds
 from controllers.api.model_server import EndpointSpec, ModelServer, ModelServerStatus, Outlier
 from controllers.api.scheduling import SESSION_BOUND, SchedulingSpec
@@ -25,7 +27,7 @@ class ModelServerReconciler:
         if item is None:
             self._desired.drop_server(f"{key.namespace}/{key.name}")
             return None
-        endpoints = [endpoint_of(item, spec) for spec in item.spec.endpoints]
+        endpoints = [endpoint for spec in item.spec.endpoints for endpoint in endpoints_of(item, spec)]
         self._desired.put_server(translate(item), endpoints)
         await self._store.update_status(key, _status(item, len(endpoints)))
         return None
@@ -53,6 +55,25 @@ def translate(item: ModelServer) -> model.Server:
             stream_usage=traffic.stream_usage,
             outlier=_outlier(traffic.outlier),
         ),
+    )
+
+
+def endpoints_of(item: ModelServer, spec: EndpointSpec) -> list[model.Endpoint]:
+    """An engine that the object itself lists: one endpoint, or as many as its ranks that the gateway is to choose among."""
+    ranks = item.ranks_of(spec)
+    whole = endpoint_of(item, spec)
+    return [_of_rank(whole, rank) for rank in range(ranks)] if ranks > 1 else [whole]
+
+
+def _of_rank(whole: model.Endpoint, rank: int) -> model.Endpoint:
+    """One data-parallel rank of an engine: it has a cache and a queue of its own, and publishes its events at ports of its own."""
+    return structs.replace(
+        whole,
+        name=f"{whole.name}@{rank}",
+        identity=f"{whole.identity}@{rank}",
+        events_port=whole.events_port + rank if whole.events_port else 0,
+        replay_port=whole.replay_port + rank if whole.replay_port else 0,
+        rank=rank,
     )
 
 

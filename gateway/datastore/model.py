@@ -148,6 +148,7 @@ class Endpoint(Struct, frozen=True, omit_defaults=True, gc=False):
     """One engine. ``identity`` tells it from another that gets the same address later (a pod's uid and port).
 
     ``events_port`` and ``replay_port``: where it publishes its KV events, 0 for nowhere; each of ``events_ranks`` so many ports further on.
+    ``rank``: the data-parallel rank of the engine that it is, -1 where it is all of an engine.
     """
 
     name: str
@@ -161,6 +162,7 @@ class Endpoint(Struct, frozen=True, omit_defaults=True, gc=False):
     events_port: int = 0
     replay_port: int = 0
     events_ranks: int = 1
+    rank: int = -1
 
     @property
     def key(self) -> str:

@@ -83,9 +83,11 @@ class Connection:
             self._looked_at = self._deadlines.add(self, due)
 
     def start_of(self, path: str) -> bytes:
-        """The first lines of a request for a path: what it asks for, and the host."""
+        """The first lines of a request for a path: what it asks for, the host, and the rank of the engine that is to have it."""
         if path != self._path:
-            self._path, self._start = path, f"POST {path} HTTP/1.1\r\nhost: {self.host}\r\n".encode("latin-1")
+            rank = self.endpoint.rank
+            chosen = f"x-data-parallel-rank: {rank}\r\n" if rank >= 0 else ""
+            self._path, self._start = path, f"POST {path} HTTP/1.1\r\nhost: {self.host}\r\n{chosen}".encode("latin-1")
         return self._start
 
     def ask(self, head: bytes, body: bytes, traffic: Traffic, now: float) -> Answer:

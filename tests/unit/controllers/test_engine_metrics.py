@@ -86,6 +86,15 @@ def test_ranks_are_added_up_and_shares_averaged():
     assert read_page(VLLM + other) == Reading(8, 8, 0.5, (5.0, 20), (8.0, 400), (80, 200))
 
 
+def test_one_rank_of_a_page_is_read_as_if_it_were_alone():
+    size = 'vllm:cache_config_info{block_size="16",name="a} b",engine="0",num_gpu_blocks="100"} 1.0\n'
+    page = VLLM + size + "process_start_time_seconds 7\n"
+    other = page.replace('engine="0"', 'engine="1"').replace(" 3.0", " 5.0").replace('"100"', '"50"')
+    assert read_page(page + other, 0) == replace(WANTED, kv_tokens=1600, started=7)
+    assert read_page(page + other, 1) == replace(WANTED, running=5, kv_tokens=800, started=7)
+    assert read_page(page + other, 2) is None
+
+
 @pytest.mark.parametrize(
     ("lines", "tokens"),
     [

@@ -226,6 +226,21 @@ def test_the_reference_systems_server_works_when_its_group_and_version_are_chang
             "spec.prefixCache.blockSize",
         ),
         (ENDPOINTS + "prefixCache: {blockSize: 7}", "spec.prefixCache.blockSize"),
+        (ENDPOINTS + "dataParallelSize: 0", "spec.dataParallelSize"),
+        (ENDPOINTS + "dataParallelSize: 65", "spec.dataParallelSize"),
+        ("endpoints: [{name: e, address: a, dataParallelSize: 0}]", "spec.endpoints[0].dataParallelSize"),
+        (
+            ENDPOINTS + "dataParallelSize: 8\nprefixCache: {mode: tokens, events: {port: 5557, ranks: 8}}",
+            "spec.prefixCache.events.ranks",
+        ),
+        (
+            ENDPOINTS + "dataParallelSize: 8\nprefixCache: {mode: tokens, events: {port: 5557, replayPort: 5564}}",
+            "spec.prefixCache.events.replayPort",
+        ),
+        (
+            "endpoints: [{name: e, address: a, dataParallelSize: 2, events: {port: 65535}}]\nprefixCache: {mode: tokens}",
+            "spec.endpoints[0].events.port",
+        ),
         (ENDPOINTS + "prefixCache: {blockSize: 65537}", "spec.prefixCache.blockSize"),
     ],
 )
@@ -233,6 +248,17 @@ def test_a_fault_names_the_field_by_its_path(spec, path):
     found = faults(server(spec))
     assert list(found) == [path]
     assert found[path]
+
+
+def test_the_ranks_of_sglang_are_not_chosen():
+    text = server(ENDPOINTS + "dataParallelSize: 2").replace("vLLM", "SGLang")
+    assert list(faults(text)) == ["spec.dataParallelSize"]
+    assert faults(text.replace("dataParallelSize: 2", "dataParallelSize: 1")) == {}
+
+
+def test_each_rank_may_have_ports_of_its_own():
+    text = ENDPOINTS + "dataParallelSize: 8\nprefixCache: {mode: tokens, events: {port: 5557, replayPort: 5565}}"
+    assert faults(server(text)) == {}
 
 
 def test_an_engine_on_two_ports_is_two_engines():

@@ -26,7 +26,7 @@ def served(spec=test_model_server.ENDPOINTS, **more):
 
 def endpoints(text):
     item = made(text)
-    return [model_server.endpoint_of(item, spec) for spec in item.spec.endpoints]
+    return [endpoint for spec in item.spec.endpoints for endpoint in model_server.endpoints_of(item, spec)]
 
 
 # -- routes
@@ -149,6 +149,24 @@ def test_matching_by_token_carries_tokenizer_block_size_and_where_events_are():
     by_text = text.replace("mode: tokens", "mode: text")
     assert served(by_text).prefix_cache == model.PrefixCache("text", 64, "/models/m")
     assert [(one.events_port, one.replay_port) for one in endpoints(server(by_text))] == [(0, 0), (0, 0)]
+
+
+def test_each_rank_of_an_engine_is_an_endpoint_where_the_gateway_chooses_it():
+    text = (
+        "endpoints: [{name: a, address: h}, {name: b, address: i, dataParallelSize: 1}]\ndataParallelSize: 2\n"
+        "prefixCache: {mode: tokens, events: {port: 50, replayPort: 60}}"
+    )
+    found = endpoints(server(text))
+    assert [
+        (one.name, one.identity, one.rank, one.events_port, one.replay_port, one.events_ranks) for one in found
+    ] == [
+        ("default/a@0", "h:8000@0", 0, 50, 60, 1),
+        ("default/a@1", "h:8000@1", 1, 51, 61, 1),
+        ("default/b", "i:8000", -1, 50, 60, 1),
+    ]
+    assert {one.url for one in found[:2]} == {"http://h:8000"}
+    by_text = endpoints(server(text.replace("mode: tokens, ", "")))
+    assert [(one.rank, one.events_port) for one in by_text] == [(0, 0), (1, 0), (-1, 0)]
 
 
 def test_endpoints_have_their_own_port_the_workloads_or_the_engines_usual_one():

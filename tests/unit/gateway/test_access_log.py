@@ -42,7 +42,9 @@ def pipe():
         ends.close(0)
     for thread in threading.enumerate():
         if thread.name == "access-log":
-            thread.join(5)  # with the reader gone it ends; later it would write to whoever has the other descriptor next
+            thread.join(
+                5
+            )  # with the reader gone it ends; later it would write to whoever has the other descriptor next
             assert not thread.is_alive()
     if ends[1] >= 0:
         ends.close(1)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
+from msgspec import structs
 
 from gateway.datastore.model import Endpoint, Traffic
 from gateway.deadlines import Deadlines
@@ -119,6 +120,21 @@ async def test_a_request_goes_out_as_it_was_given(client):
     names = {line.split(b":")[0].lower() for line in sent.split(b"\r\n")[1:] if line}
     assert names == {b"host", b"x-a", b"content-length"}
     assert body == b'{"a": 1}'
+
+
+async def test_a_request_to_a_rank_says_which_on_connections_of_its_own(client):
+    engine = Engine(head(b"content-length: 2") + b"ok", closes=False)
+    async with engine.listening() as endpoint:
+        ranks = [structs.replace(endpoint, identity=f"i@{rank}", rank=rank) for rank in (0, 13)]
+        for _ in range(2):
+            for one in ranks:
+                answer = await send(client, one)
+                await read(answer)
+                answer.close()
+        assert engine.connections == 2
+        sent = [next(line for line in sent.split(b"\r\n") if b"rank" in line) for sent, _ in engine.requests]
+        assert sent == [b"x-data-parallel-rank: 0", b"x-data-parallel-rank: 13"] * 2
+        await client.close()
 
 
 async def test_headers_of_the_answer_are_passed_on_without_those_of_the_connection(client):
