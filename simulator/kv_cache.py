@@ -58,6 +58,11 @@ class KVCache:
         return len(self._in_use) + self._private
 
     @property
+    def private(self) -> int:
+        """Blocks that running requests hold and nobody can share: not full, or not computed."""
+        return self._private
+
+    @property
     def free(self) -> int:
         """Blocks that could be had, reusable ones included."""
         return self.capacity - self.used

@@ -22,6 +22,8 @@ class Outcome:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     oracle_tokens: int = 0
+    shareable_tokens: int = 0
+    """What the same oracle finds without the memory in which running requests keep what nobody can share."""
     windows: list[list[int]] = field(default_factory=list)
     """Tokens that each engine had computed since the start, at the start and at the end of each window."""
     preemptions: int = 0
@@ -57,6 +59,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
     found: dict[str, Any] = {
         "hit_rate": outcome.cached_tokens / outcome.prompt_tokens,
         "oracle_hit_rate": outcome.oracle_tokens / outcome.prompt_tokens,
+        "shareable_hit_rate": outcome.shareable_tokens / outcome.prompt_tokens,
     }
     for name, values in (("ttft", outcome.first_tokens), ("e2e", outcome.ends)):
         found |= {f"{name}_p50": percentile(values, 0.5), f"{name}_p99": percentile(values, 0.99)}

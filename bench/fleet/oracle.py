@@ -12,6 +12,8 @@ class Oracle:
     def __init__(self, capacity: int) -> None:
         """``capacity`` in blocks."""
         self._capacity = capacity
+        self.taken = 0
+        """Blocks of its memory that it cannot have, at present."""
         self._blocks: OrderedDict[int, None] = OrderedDict()
 
     def match(self, ids: Sequence[int]) -> int:
@@ -26,5 +28,5 @@ class Oracle:
         for one in reversed(ids):
             self._blocks[one] = None
             self._blocks.move_to_end(one)
-        while len(self._blocks) > self._capacity:
+        while len(self._blocks) > self._capacity - self.taken:
             self._blocks.popitem(last=False)

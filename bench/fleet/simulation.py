@@ -58,6 +58,7 @@ class Simulation:
     outcome: Outcome = field(default_factory=Outcome)
     _replicas: list[Replica] = field(default_factory=list)
     _oracle: Oracle = field(default_factory=lambda: Oracle(0))
+    _shareable: Oracle = field(default_factory=lambda: Oracle(0))
     _ends: list[tuple[float, int]] = field(default_factory=list)
 
     def run(self) -> Outcome:
@@ -65,11 +66,11 @@ class Simulation:
         self._check()
         started = time.perf_counter()
         profile = self.fleet.profile
-        self._oracle = Oracle(self.fleet.engines * (profile.kv_tokens // profile.block_size))
+        blocks = self.fleet.engines * (profile.kv_tokens // profile.block_size)
+        self._oracle, self._shareable = Oracle(blocks), Oracle(blocks)
         events = any(one.wants_events for one in self.gateways)
         self._replicas = [
-            Replica(SkippingEngine(profile, self._started, self._oracle.computed, events))
-            for _ in range(self.fleet.engines)
+            Replica(SkippingEngine(profile, self._started, self._computed, events)) for _ in range(self.fleet.engines)
         ]
         self._replay()
         self.outcome.preemptions = sum(one.engine.totals.preemptions for one in self._replicas)
@@ -119,6 +120,7 @@ class Simulation:
             gateway=gateway,
             arrival=now,
         )
+        self._shareable.taken = sum(one.engine.cache.private for one in self._replicas)
         replica = self._replicas[chosen]
         before = replica.end
         replica.submit(request, now)
@@ -142,7 +144,7 @@ class Simulation:
             if request.finished:
                 self.outcome.ends.append(end - request.arrival)
                 gateway.finish(request.prompted, end)
-                self._oracle.computed(request.prompted.whole)
+                self._computed(request.prompted.whole)
                 finished += 1
         if replica.end != math.inf:
             heapq.heappush(self._ends, (replica.end, chosen))
@@ -164,9 +166,14 @@ class Simulation:
                 (gateway.stored if isinstance(event, Stored) else gateway.removed)(engine, event.hashes)
         events.clear()
 
+    def _computed(self, ids: Sequence[int]) -> None:
+        self._oracle.computed(ids)
+        self._shareable.computed(ids)
+
     def _started(self, request: Request) -> None:
         size = self.fleet.profile.block_size
         usable = (request.prompt_length - 1) // size  # an engine computes one token at the least
         self.outcome.prompt_tokens += request.prompt_length
         self.outcome.cached_tokens += request.cached
         self.outcome.oracle_tokens += self._oracle.match(request.hashes[:usable]) * size
+        self.outcome.shareable_tokens += self._shareable.match(request.hashes[:usable]) * size

@@ -209,7 +209,16 @@ def test_the_command_prints_an_object_a_policy_and_a_table(file, tmp_path, capsy
     assert [(one["policy"], one["load"]) for one in objects] == [
         ("ours", 0.5), ("random", 0.5), ("ours", 0.9), ("random", 0.9),
     ]  # fmt: skip
-    names = {"hit_rate", "oracle_hit_rate", "ttft_p50", "ttft_p99", "e2e_p50", "e2e_p99", "imbalance"}
+    names = {
+        "hit_rate",
+        "oracle_hit_rate",
+        "shareable_hit_rate",
+        "ttft_p50",
+        "ttft_p99",
+        "e2e_p50",
+        "e2e_p99",
+        "imbalance",
+    }
     assert all(names < set(one) for one in objects)
     assert len([one for one in shown.out.splitlines() if one.startswith("|")]) == 6
     assert "capacity:" in shown.err

@@ -156,3 +156,14 @@ def test_the_oracle_holds_what_was_computed_up_to_its_size_the_oldest_last():
     oracle.match([1, 2])
     oracle.computed([7])  # 5 and 6 are the oldest now, and of them 6 the older: a prefix outlives what continues it
     assert (oracle.match([1, 2]), oracle.match([5, 6]), oracle.match([7])) == (2, 1, 1)
+
+
+def test_the_oracle_has_less_to_share_while_requests_hold_what_nobody_can():
+    oracle = Oracle(4)
+    oracle.computed([1, 2, 3])
+    oracle.taken = 2
+    oracle.computed([4])
+    assert (oracle.match([1]), oracle.match([4]), oracle.match([3]), oracle.match([2])) == (1, 1, 0, 0)
+    oracle.taken = 0
+    oracle.computed([5, 6])
+    assert (oracle.match([1]), oracle.match([4]), oracle.match([5, 6])) == (1, 1, 2)

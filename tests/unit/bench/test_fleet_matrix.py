@@ -8,7 +8,9 @@ from bench.fleet import matrix
 from tests.unit.bench.test_fleet import conversation
 
 DAY = date(2026, 1, 2)
-GOOD = {"hit_rate": 0.98, "oracle_hit_rate": 1.0, "ttft_p50": 0.5, "ttft_p99": 9.0, "imbalance": 1.2}
+GOOD = {
+    "hit_rate": 0.98, "oracle_hit_rate": 1.0, "shareable_hit_rate": 0.99, "ttft_p50": 0.5, "ttft_p99": 9.0, "imbalance": 1.2,
+}  # fmt: skip
 PEER = {**GOOD, "hit_rate": 0.5, "ttft_p50": 0.6, "ttft_p99": 9.5}
 
 
@@ -30,7 +32,7 @@ def verdict(alone, several):
 def test_what_was_reached_is_not_marked():
     cells = verdict(document(), document(4, imbalance=1.3))
     assert cells == [
-        "0.5", "ours", "98.0%", "0.500", "0.600 (dynamo-cost)", "9.000", "9.500 (dynamo-cost)", "1.200", "1.200", "1.300", "1.08",
+        "0.5", "ours", "98.0%", "99.0%", "0.500", "0.600 (dynamo-cost)", "9.000", "9.500 (dynamo-cost)", "1.200", "1.200", "1.300", "1.08",
     ]  # fmt: skip
 
 
@@ -38,9 +40,9 @@ def test_what_was_reached_is_not_marked():
     ("changed", "at", "text"),
     [
         ({"hit_rate": 0.9}, 2, "**90.0%**"),
-        ({"ttft_p50": 0.7}, 3, "**0.700**"),
-        ({"ttft_p99": 9.6}, 5, "**9.600**"),
-        ({"imbalance": 1.25}, 7, "**1.250**"),
+        ({"ttft_p50": 0.7}, 4, "**0.700**"),
+        ({"ttft_p99": 9.6}, 6, "**9.600**"),
+        ({"imbalance": 1.25}, 8, "**1.250**"),
     ],
 )
 def test_what_was_not_reached_is(changed, at, text):

@@ -36,15 +36,15 @@ class Ends(list):
 
 @pytest.fixture
 def pipe():
+    before = set(threading.enumerate())
     ends = Ends(os.pipe())
     yield ends
     if ends[0] >= 0:
         ends.close(0)
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name == "access-log":
-            thread.join(
-                5
-            )  # with the reader gone it ends; later it would write to whoever has the other descriptor next
+            # with the reader gone it ends; later it would write to whoever has the other descriptor next
+            thread.join(5)
             assert not thread.is_alive()
     if ends[1] >= 0:
         ends.close(1)
