@@ -8,13 +8,13 @@ from _fastpath.speed cimport speed
 cdef double KV_COMFORT = 0.9                # share of KV cache in use above which preemptions begin
 cdef double KV_PRESSURE_SECONDS = 10.0      # cost of a full KV cache over one at KV_COMFORT
 cdef double CROWDING_WEIGHT = 6.0           # of what a request's prefill costs those that wait behind it
-cdef double WAITING_WEIGHT = 2.0            # a second behind other prefills counts so much more while all endpoints are busy
-cdef double EVENNESS_WEIGHT = 12.0          # of a prompt token to be computed where as much was sent lately as to the mean endpoint
+cdef double WAITING_WEIGHT = 1.6            # a second behind other prefills counts so much more while all endpoints are busy
+cdef double EVENNESS_WEIGHT = 10.0          # of a prompt token to be computed where as much was sent lately as to the mean endpoint
 cdef double SHARED_EVENNESS_WEIGHT = 2.0    # the same where most requests are other gateways'
 cdef double EVEN_SECONDS = 12.0             # of prefill beside that mean: where little was sent to all, nobody is uneven
 cdef double COMERS_WEIGHT = 0.8             # of those that come while a prompt is computed: the others go elsewhere, and do not wait for it
 cdef double FEWEST_COMERS = 0.5             # of the mean endpoint's, that count at the least: no endpoint is left to long prompts alone
-cdef double COMPANY_WEIGHT = 5.0            # of each that runs beside it: both are slowed, and so is whoever comes later
+cdef double COMPANY_WEIGHT = 3.0            # of each that runs beside it: both are slowed, and so is whoever comes later
 cdef double BIAS_WEIGHT = 0.7               # of a prompt token to be computed where a gateway among many has the largest bias
 cdef double PATIENCE_SECONDS = 2.5          # each second until the first token costs one more for so many before it
 cdef double MOST_CROWDED = 0.9              # share of busy endpoints that counts at the most

@@ -10,7 +10,7 @@ from tests.unit.fastpath.fleets import NOW, SQL, Fleet, bias, hashes, late, with
 
 def even(seconds: float, sent: float = 0.0, mean: float = 0.0) -> float:
     """What a prefill costs beyond its time where seconds of others were sent lately, to the mean endpoint so many."""
-    return seconds * 12 * ((sent + seconds) / (mean + 12)) ** 2
+    return seconds * 10 * ((sent + seconds) / (mean + 12)) ** 2
 
 
 def test_cost_of_prefill(fleet: Fleet) -> None:
@@ -18,7 +18,7 @@ def test_cost_of_prefill(fleet: Fleet) -> None:
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 8000, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0), prompt_tokens=4000)
-    assert scores == pytest.approx([-2.0 - 3.5 - even(0.5) - late(1.5), -3.5 - even(0.5) - late(0.5)])
+    assert scores == pytest.approx([-1.8 - 3.5 - even(0.5) - late(1.5), -3.5 - even(0.5) - late(0.5)])
     assert fleet.dry(pool)[0] == 1
 
 
@@ -40,7 +40,7 @@ def test_what_is_computed_by_now_is_queued_no_more(fleet: Fleet) -> None:
     pool = fleet.pool(2)
     fleet.scheduler.load.charge(0, 0, 16000, 0, NOW - 1.5)
     scores = fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0)
-    assert scores == pytest.approx([-2.0 * 0.5 - late(0.5), 0.0])
+    assert scores == pytest.approx([-1.8 * 0.5 - late(0.5), 0.0])
     fleet.decide(pool, prompt_tokens=0, excluded=[1])
     assert fleet.scheduler.queued_tokens == 4000
     assert fleet.scheduler.prefill_seconds == pytest.approx(0.5)
@@ -51,7 +51,7 @@ def test_the_next_prefill_begins_with_the_first_token_of_the_one_before(fleet: F
     for _ in range(2):
         fleet.scheduler.load.charge(0, 0, 8000, 0, NOW - 3)
     assert fleet.scheduler.first_token(pool, 0, 8000, NOW - 0.25)
-    assert fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0) == pytest.approx([-3.0 * 0.75 - late(0.75)])
+    assert fleet.scores(pool, Policy(), prompt_tokens=0, output_tokens=0) == pytest.approx([-2.6 * 0.75 - late(0.75)])
 
 
 def test_an_engine_that_is_late_looks_worse_with_every_second(fleet: Fleet) -> None:
@@ -59,7 +59,7 @@ def test_an_engine_that_is_late_looks_worse_with_every_second(fleet: Fleet) -> N
     fleet.scheduler.load.charge(0, 0, 8000, 0, NOW)
     policy = Policy(decode_seconds_per_request=0)
     scores = [fleet.scores(pool, policy, prompt_tokens=0, now=NOW + after)[0] for after in (0.5, 1, 2, 10)]
-    assert scores == pytest.approx([-3.0 * 0.5 - late(0.5), 0.0, -3.0 - late(1), -3.0 * 9 - late(9)])
+    assert scores == pytest.approx([-2.6 * 0.5 - late(0.5), 0.0, -2.6 - late(1), -2.6 * 9 - late(9)])
     assert fleet.decide(pool, now=NOW + 10)
     assert fleet.scheduler.queued_tokens == 0
 
@@ -149,7 +149,7 @@ def test_cost_of_company(fleet: Fleet) -> None:
         fleet.scheduler.load.charge(1, 0, 0, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0.5), prompt_tokens=0, output_tokens=10)
     # what we sent since counts beside what others had there
-    assert scores == pytest.approx([-125.0, -75.0, 0.0])
+    assert scores == pytest.approx([-75.0, -45.0, 0.0])
 
 
 @pytest.mark.parametrize(("usage", "seconds"), [(0.0, 0), (0.9, 0), (0.95, 5), (1.0, 10)])

@@ -52,11 +52,11 @@ def test_explain(fleet: Fleet) -> None:
     foreign = 0.1 * (BIAS_WEIGHT * (3 / 4) * bias(fleet.scheduler, 0) + SHARED_EVENNESS_WEIGHT * 0.1 / 12)
     assert pool.explain() == [
         {
-            "filtered": "", "score": pytest.approx(-6.4 - foreign - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
+            "filtered": "", "score": pytest.approx(-6.36 - foreign - late(0.2)), "matched_blocks": 2, "in_flight": 1, "prefill_tokens": 800,
             "running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "scraped": True, "adapter": "",
             "prefill_tokens_per_second": 8000.0,
             "cost": {
-                "queue": pytest.approx(0.3), "prefill": pytest.approx(6.1 + foreign), "lateness": pytest.approx(late(0.2)),
+                "queue": pytest.approx(0.26), "prefill": pytest.approx(6.1 + foreign), "lateness": pytest.approx(late(0.2)),
                 "decode": 0.0, "memory": 0.0, "adapter": 0.0,
             },
         },
