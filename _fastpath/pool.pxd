@@ -64,6 +64,7 @@ cdef class Pool:
     cdef bint by_cost             # how the last decision scored
     cdef bint for_adapter         # whether it was for a request with an adapter
     cdef long due                 # position of the endpoint that this request should probe, -1 for none
+    cdef readonly double kept_seconds      # for which engines keep what nobody uses, as of the last decision by text; 0 when not known
     cdef double untold            # what stands for the engines that do not say which adapters they have
     cdef double fewest_comers     # requests a second that are taken to come to each at the least
     cdef PoolPages pages

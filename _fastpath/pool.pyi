@@ -47,6 +47,9 @@ class Pool:
 
     outlier: Outlier | None
     prefill_seconds: float
+    kept_seconds: float
+    """For how long its engines keep blocks that nobody uses, as of the last decision that matched by text; 0 where they do not say what
+    they hold."""
     def __init__(
         self,
         endpoints: Sequence[tuple[int, int, int, int] | tuple[int, int, int, int, int]],

@@ -30,7 +30,8 @@ cdef class Scheduler:
     cpdef object prefilled(self, Pool pool, size_t chosen, double tokens, double seconds)
     cpdef object release(self, Pool pool, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens)
     cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens, double now=*)
-    cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil
+    cdef double _kept_seconds(self, Pool pool) noexcept nogil
+    cpdef bint refresh(self, Pool pool, size_t chosen, BlockHashes hashes, double sent, double now) except -1
     cdef long _pick(self, Pool pool) noexcept nogil
     cdef long _pick_and_claim(self, Pool pool, long chosen, double now) noexcept nogil
     cdef void _learn(self, const uint64_t* hashes, size_t blocks, size_t matched, uint64_t slot, uint32_t now) noexcept nogil

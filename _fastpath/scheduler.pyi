@@ -84,6 +84,13 @@ class Scheduler:
     ) -> int:
         """The same without an object for the answer: the position, -1 for none; the rest is in the attributes above."""
 
+    def refresh(self, pool: Pool, chosen: int, hashes: BlockHashes, sent: float, now: float) -> bool:
+        """A request that was matched by text, sent at ``sent``, is over: its blocks are the youngest that its endpoint holds.
+
+        Returns whether that was learned: not of one that was learned a moment ago, nor of an endpoint that is another by now. Raises
+        IndexError for a position beyond the pool.
+        """
+
     def release(self, pool: Pool, chosen: int, prefill_tokens: int, decode_tokens: int) -> bool:
         """The request is over. ``prefill_tokens`` is what was charged, 0 after :meth:`first_token`."""
 

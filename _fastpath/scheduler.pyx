@@ -14,7 +14,11 @@ from _fastpath.weighted cimport score_by_weight
 import secrets
 
 cdef double TIE = 1e-9
-cdef double KEPT_LONGER = 1.1               # an engine counts the age of a block from the end of its request, we from the beginning
+
+
+# Second since when a block must have been learned to count, 0 for ever.
+cdef uint32_t _oldest(Pool pool, double now) noexcept nogil:
+    return <uint32_t>(now - pool.kept_seconds) if 0 < pool.kept_seconds < now else 0
 
 
 @cython.final
@@ -31,10 +35,10 @@ cdef class Scheduler:
     # Engines forget what nobody used for as long as it takes to fill their caches: who has new prompts for the pool's caches in so many
     # seconds finds nothing there that is older. Requests of other gateways fill them too, in proportion. 0 where no engine says what it
     # holds: then everything counts, as the index keeps it.
-    cdef uint32_t _oldest(self, Pool pool, double now) noexcept nogil:
+    cdef double _kept_seconds(self, Pool pool) noexcept nogil:
         cdef size_t i
         cdef Candidate* c
-        cdef double held = 0, sent = 0, computed = 0, others = 0, own = 0, kept
+        cdef double held = 0, sent = 0, computed = 0, others = 0, own = 0
         for i in range(pool.count):
             c = &pool.candidates[i]
             if c.kv_tokens > 0 and c.reason != GONE:
@@ -46,10 +50,7 @@ cdef class Scheduler:
         if own > 0:
             sent *= 1 + others / own
         sent = max(sent, computed)
-        if held <= 0 or sent <= 0:
-            return 0
-        kept = KEPT_LONGER * held * RECENT_SECONDS / sent
-        return <uint32_t>(now - kept) if kept < now else 0
+        return held * RECENT_SECONDS / sent if held > 0 and sent > 0 else 0.0
 
     # The best score; among equals one at random, each with the same chance (reservoir of one).
     cdef long _pick(self, Pool pool) noexcept nogil:
@@ -100,7 +101,8 @@ cdef class Scheduler:
             if policy.adapter_filter:
                 leave_out_without_adapter(pool)
         if blocks > 0:
-            self.oldest = 0 if by_token else self._oldest(pool, now)
+            pool.kept_seconds = 0 if by_token else self._kept_seconds(pool)
+            self.oldest = _oldest(pool, now)
             self.prefixes.match_pool(hashes, blocks, &pool.pages, pool.matched, self.oldest)
         pool.by_cost = policy.by_cost
         if policy.by_cost:
@@ -171,6 +173,18 @@ cdef class Scheduler:
             if learn:
                 self._learn(values, blocks, pool.matched[chosen], c.slot, <uint32_t>now)
         return chosen
+
+    # An engine holds the blocks of a request until its end, and counts their age from there.
+    cpdef bint refresh(self, Pool pool, size_t chosen, BlockHashes hashes, double sent, double now) except -1:
+        if pool is None or hashes is None:
+            raise TypeError("pool and hashes must be there")
+        if chosen >= pool.count:
+            raise IndexError(f"endpoint {chosen} of {pool.count}")
+        cdef Candidate* c = &pool.candidates[chosen]
+        if now - sent < FRESH_SECONDS or not self.load.slots.is_current(c.slot, c.generation):
+            return False
+        self.prefixes.learn_blocks(hashes.values, hashes.count, c.slot, <uint32_t>now, _oldest(pool, now))
+        return True
 
     cpdef object release(self, Pool pool, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens):
         if pool is None:

@@ -6,6 +6,7 @@ cdef class Corrections:
     cdef dict _before
     cdef bint _is_due
     cdef double _old_seconds
-    cpdef str missed(self, tuple endpoint, BlockHashes hashes, long long cached_tokens, long long matched_at, double sent)
+    cpdef str missed(self, tuple endpoint, BlockHashes hashes, long long cached_tokens, long long matched_at, double sent,
+                     bint age_is_known=*)
     cpdef str answered(self, tuple endpoint, BlockHashes hashes, long long cached_tokens)
     cpdef bint _forget_if_doubted(self, tuple endpoint, BlockHashes hashes) except -1

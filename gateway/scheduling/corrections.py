@@ -64,10 +64,20 @@ class Corrections:
         """Whether answers that are as expected say something too: an endpoint has found nothing lately."""
         return bool(self.in_vain)
 
-    def missed(self, endpoint: Name, hashes: BlockHashes, cached_tokens: Count, matched_at: Count, sent: float) -> str:
+    def missed(
+        self,
+        endpoint: Name,
+        hashes: BlockHashes,
+        cached_tokens: Count,
+        matched_at: Count,
+        sent: float,
+        age_is_known: bool = False,
+    ) -> str:
         """An answer had much fewer cached tokens than its prompt was expected to have, which was sent at ``sent``.
 
-        ``matched_at``: the second in which its blocks had been learned. Returns what follows: ``evicted``, ``uncached``, or nothing.
+        ``matched_at``: the second in which its blocks had been learned. ``age_is_known``: the endpoint says how much it holds, so that
+        what is too old does not count in any case; a time of learning, which may be that of another holder, says less. Returns what
+        follows: ``evicted``, ``uncached``, or nothing.
         """
         if sent - matched_at < self._old_seconds:
             return ""
@@ -77,6 +87,8 @@ class Corrections:
             self.in_vain[endpoint] = self.in_vain.get(endpoint, 0) + 1
         if self._forget_if_doubted(endpoint, hashes):
             return "uncached"
+        if age_is_known:
+            return "evicted"
         self._before[endpoint[0]] = max(matched_at, self._before.get(endpoint[0], 0))
         if not self._is_due:
             self._is_due = True

@@ -40,7 +40,7 @@ cdef class Placer:
     @cython.locals(pool=Pool, tokens="long long")
     cpdef first_token(self, Placement placement, double seconds, double now=*)
     cpdef release(self, Placement placement)
-    @cython.locals(expected=double, missed=double, cached="long long", prompt="long long", placed=PlacedEndpoint)
+    @cython.locals(expected=double, missed=double, cached="long long", prompt="long long", placed=PlacedEndpoint, pool=Pool)
     cpdef str correct(self, Placement placement, BlockHashes hashes, tuple usage, double sent)
 
 cdef class Hashers:

@@ -270,11 +270,16 @@ class Placer:
         self._scheduler.release(placement.pool.pool, placement.position, prefill, placement.output_tokens)
 
     def correct(self, placement: Placement, hashes: BlockHashes | None, usage: Usage, sent: float) -> str:
-        """Compare what the engine found cached with what was expected of it: ``usage`` of a prompt that was sent there at ``sent``.
+        """Its blocks are the youngest there. Compare what the engine found cached with what was expected of it: ``usage`` of a prompt
+        that was sent there at ``sent``.
 
         Returns what follows for the index: ``evicted``, ``uncached``, or nothing.
         """
-        if hashes is None or (placement.matched_blocks == 0 and not self._in_vain):
+        if hashes is None:
+            return ""
+        pool = placement.pool.pool
+        self._scheduler.refresh(pool, placement.position, hashes, sent, seconds_of(self._clock))
+        if placement.matched_blocks == 0 and not self._in_vain:
             return ""  # nothing was expected
         prompt, cached = usage[0], usage[2]
         if cached < 0:
@@ -284,7 +289,12 @@ class Placer:
         missed = expected - cached
         if missed > self._missed_tokens and missed > expected * self._missed_share:
             return self._corrections.missed(
-                (placed.slot_index, placed.slot_generation), hashes, cached, placement.matched_at, sent
+                (placed.slot_index, placed.slot_generation),
+                hashes,
+                cached,
+                placement.matched_at,
+                sent,
+                pool.kept_seconds > 0,
             )
         if self._in_vain:
             return self._corrections.answered((placed.slot_index, placed.slot_generation), hashes, cached)

@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 TIE = 1e-9
-KEPT_LONGER = 1.1
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def oldest(all_seen: Sequence[Seen], policy: Policy, now: float) -> int:
     sent = max(sent, sum(seen.computed for seen, _ in told))
     if not held or not sent:
         return 0
-    return int(max(0.0, now - KEPT_LONGER * held * RECENT_SECONDS / sent))
+    return int(max(0.0, now - held * RECENT_SECONDS / sent))
 
 
 def equal_bests(scores: Iterable[float | None], tie: float = TIE) -> set[int]:

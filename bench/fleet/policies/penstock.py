@@ -53,6 +53,7 @@ class Penstock(Router):
         self._policy = Policy()
         self._charged: dict[int, int] = {}
         """Prompt tokens, by the number of a request without its first token."""
+        self._began: dict[int, float] = {}
         self._sent: dict[int, tuple[float, int]] = {}
         """When it was sent, and how many prompt tokens were computed until its first token."""
 
@@ -69,6 +70,7 @@ class Penstock(Router):
         assert decision is not None, "no filter is on"
         engine, _, uncached = decision
         self._charged[request.number] = uncached
+        self._began[request.number] = now
         self._sent[request.number] = now, self._scheduler.queued_tokens + uncached
         return engine
 
@@ -97,6 +99,9 @@ class Penstock(Router):
             self._scheduler.prefilled(self._pool, self.placed[request.number], tokens, now - sent)
 
     def ended(self, request: Prompted, engine: int, now: float) -> None:
+        began = self._began.pop(request.number)
+        if self.learns:
+            self._scheduler.refresh(self._pool, engine, self.hashes(request), began + START, now + START)
         self._scheduler.release(self._pool, engine, 0, EXPECTED_OUTPUT_TOKENS)
 
     def scraped(self, engine: int, scrape: Scrape, now: float) -> None:

@@ -10,7 +10,7 @@ from tests.unit.fastpath.fleets import NOW, SQL, Fleet, bias, hashes, late, with
 
 def even(seconds: float, sent: float = 0.0, mean: float = 0.0) -> float:
     """What a prefill costs beyond its time where seconds of others were sent lately, to the mean endpoint so many."""
-    return seconds * 10 * ((sent + seconds) / (mean + 12)) ** 2
+    return seconds * 9 * ((sent + seconds) / (mean + 12)) ** 2
 
 
 def test_cost_of_prefill(fleet: Fleet) -> None:
@@ -149,7 +149,7 @@ def test_cost_of_company(fleet: Fleet) -> None:
         fleet.scheduler.load.charge(1, 0, 0, 0)
     scores = fleet.scores(pool, Policy(decode_seconds_per_request=0.5), prompt_tokens=0, output_tokens=10)
     # what we sent since counts beside what others had there
-    assert scores == pytest.approx([-75.0, -45.0, 0.0])
+    assert scores == pytest.approx([-87.5, -52.5, 0.0])
 
 
 @pytest.mark.parametrize(("usage", "seconds"), [(0.0, 0), (0.9, 0), (0.95, 5), (1.0, 10)])

@@ -21,7 +21,7 @@ def test_one_endpoint(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize(
     ("kv_tokens", "others", "kept"),
-    [(13_500, 0, True), (13_000, 0, False), (0, 0, True), (39_000, 2, False), (41_000, 2, True)],
+    [(15_000, 0, True), (13_000, 0, False), (0, 0, True), (39_000, 2, False), (46_000, 2, True)],
 )
 def test_a_prompt_is_cached_for_as_long_as_others_take_to_fill_the_caches(
     fleet: Fleet, kv_tokens: int, others: int, kept: bool
@@ -34,6 +34,47 @@ def test_a_prompt_is_cached_for_as_long_as_others_take_to_fill_the_caches(
     found = fleet.dry(pool, hashes=hashes(4), prompt_tokens=20_000, now=NOW + 240)
     assert found == (0, 4 * kept, 20_000 * (not kept))
     assert fleet.dry(pool, hashes=hashes(4), prompt_tokens=20_000, now=NOW + 240, learn=False) == (0, 4, 0)
+
+
+def test_the_blocks_of_a_request_that_is_over_are_the_youngest_of_its_endpoint(fleet: Fleet) -> None:
+    pool, index = fleet.pool(2), fleet.scheduler.prefixes
+    fleet.decide(pool, hashes=hashes(4), excluded=[1])
+    assert fleet.scheduler.refresh(pool, 0, hashes(4), NOW, NOW + 60)
+    assert index.match(hashes(4), [0, 1], NOW + 59) == [4, 0]
+
+
+def test_what_was_learned_a_moment_ago_is_not_learned_again_at_its_end(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.decide(pool, hashes=hashes(4))
+    assert not fleet.scheduler.refresh(pool, 0, hashes(4), NOW, NOW + 7)
+    assert fleet.scheduler.prefixes.match(hashes(4), [0], NOW + 1) == [0]
+
+
+def test_who_had_it_long_ago_has_it_no_more_when_another_is_done_with_it(fleet: Fleet) -> None:
+    """Its engines say how much they hold: what others sent has filled the first one's cache since."""
+    pool, index = fleet.pool(2), fleet.scheduler.prefixes
+    for position in range(2):
+        fleet.scrape(position, kv_tokens=10_000, computed=100_000)
+    fleet.decide(pool, hashes=hashes(4), excluded=[1])
+    assert 0 < pool.kept_seconds < 60
+    index.learn(hashes(4), 1, NOW + 1)
+    assert index.match(hashes(4), [0, 1]) == [4, 4]
+    assert fleet.scheduler.refresh(pool, 0, hashes(4), NOW, NOW + 100)
+    assert index.match(hashes(4), [0, 1]) == [4, 0]
+
+
+def test_an_endpoint_that_is_another_by_now_holds_nothing_of_it(fleet: Fleet) -> None:
+    pool = fleet.pool(1)
+    fleet.decide(pool, hashes=hashes(4))
+    fleet.slots.drop(fleet.memory.workers, 0)
+    assert fleet.slots.sweep() == [0]
+    assert not fleet.scheduler.refresh(pool, 0, hashes(4), NOW, NOW + 60)
+
+
+@pytest.mark.parametrize("chosen", [1, 64])
+def test_refresh_of_a_position_beyond_the_pool(fleet: Fleet, chosen: int) -> None:
+    with pytest.raises(IndexError, match=f"endpoint {chosen} of 1"):
+        fleet.scheduler.refresh(fleet.pool(1), chosen, hashes(1), NOW, NOW + 60)
 
 
 def test_a_decision_charges(fleet: Fleet) -> None:

@@ -75,6 +75,14 @@ def test_many_answers_are_one_look_through_the_index(corrections, later):
     assert len(later.waiting) == 1
 
 
+def test_where_an_endpoint_says_how_much_it_holds_nothing_else_is_forgotten(corrections, later):
+    assert corrections.missed(ENDPOINT, OLD, 300, 100, 200.0, True) == "evicted"
+    assert later.waiting == []
+    for _ in range(DOUBTED_AFTER - 1):
+        assert corrections.missed(ENDPOINT, OLD, 0, 100, 200.0, True) == "evicted"
+    assert corrections.missed(ENDPOINT, OLD, 0, 100, 200.0, True) == "uncached"
+
+
 def test_the_youngest_that_was_gone_counts(corrections, prefixes, later):
     prefixes.learn(OLD, 3, 119)
     for matched_at in (100, 120, 50):
