@@ -5,13 +5,14 @@ import time
 import pytest
 
 from _fastpath.load import Load
+from _fastpath.prefix_index import PrefixIndex
 from _fastpath.scanner import scan
 from _fastpath.shared_memory import SharedMemory
 from _fastpath.slots import Slots, SlotsFull, endpoint_identity
 from gateway.datastore.model import Endpoint, PrefixCache, Scheduling, Server, Traffic
 from gateway.deadlines import Deadlines
 from gateway.errors import NoEndpoint, QueueFull
-from gateway.scheduling.place import Hashers, session_of
+from gateway.scheduling.place import Hashers, Placer, session_of
 from gateway.scheduling.pool import ROLE_BITS, PlacedEndpoint, Reserved, make_pool, reserved_of
 from gateway.scheduling.slot_book import SlotBook
 from tests.unit.gateway.fakes import chat
@@ -67,6 +68,18 @@ def test_a_prompt_that_is_known_costs_less_and_says_how_much_of_it(fleet):
     assert second.prefill_tokens < 20
     fleet.placer.release(second)
     assert fleet.is_idle
+
+
+@pytest.mark.parametrize(("seconds", "is_young"), [(2.0, False), (60.0, True)])
+def test_the_age_of_a_prompt_counts_from_the_end_of_a_long_answer(fleet, seconds, is_young):
+    body, now = chat("x" * 640), [1000.0]
+    placer = Placer(fleet.memory, 0, lambda: now[0])
+    hashes = placer.hash_prompt(pool(fleet), body, scan(body))
+    placement = placer.place(pool(fleet), hashes, 170, 10, [])
+    now[0] += seconds
+    assert placer.correct(placement, hashes, (170, 5, 0), 1000.0) == ""
+    younger = PrefixIndex(fleet.memory).match(hashes, [placement.placed.slot.index], 1001.0)
+    assert younger == [len(hashes) if is_young else 0]
 
 
 def test_a_prompt_without_a_whole_block_has_no_ratio(fleet):
