@@ -6,7 +6,7 @@ from _fastpath.hashing cimport BlockHashes
 from _fastpath.health cimport Health
 from _fastpath.load cimport Load
 from _fastpath.policy cimport Policy
-from _fastpath.pool cimport Pool
+from _fastpath.pool cimport Candidate, Pool
 from _fastpath.prefix_index cimport PrefixIndex
 from _fastpath.shared_memory cimport SharedMemory
 
@@ -30,7 +30,7 @@ cdef class Scheduler:
     cpdef object prefilled(self, Pool pool, size_t chosen, double tokens, double seconds)
     cpdef object release(self, Pool pool, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens)
     cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens, double now=*)
-    cdef double _kept_seconds(self, Pool pool) noexcept nogil
+    cdef Candidate* _at(self, Pool pool, size_t position) except NULL
     cpdef bint refresh(self, Pool pool, size_t chosen, BlockHashes hashes, double sent, double now) except -1
     cdef long _pick(self, Pool pool) noexcept nogil
     cdef long _pick_and_claim(self, Pool pool, long chosen, double now) noexcept nogil

@@ -16,6 +16,27 @@ import secrets
 cdef double TIE = 1e-9
 
 
+# Engines forget what nobody used for as long as it takes to fill their caches: who has new prompts for the pool's caches in so many
+# seconds finds nothing there that is older. Requests of other gateways fill them too, in proportion. 0 where no engine says what it
+# holds: then everything counts, as the index keeps it.
+cdef double _kept_seconds(Pool pool) noexcept nogil:
+    cdef size_t i
+    cdef Candidate* c
+    cdef double held = 0, sent = 0, computed = 0, others = 0, own = 0
+    for i in range(pool.count):
+        c = &pool.candidates[i]
+        if c.kv_tokens > 0 and c.reason != GONE:
+            held += c.kv_tokens
+            sent += c.recent
+            computed += c.computed
+            others += c.others
+            own += c.in_flight
+    if own > 0:
+        sent *= 1 + others / own
+    sent = max(sent, computed)
+    return held * RECENT_SECONDS / sent if held > 0 and sent > 0 else 0.0
+
+
 # Second since when a block must have been learned to count, 0 for ever.
 cdef uint32_t _oldest(Pool pool, double now) noexcept nogil:
     return <uint32_t>(now - pool.kept_seconds) if 0 < pool.kept_seconds < now else 0
@@ -31,26 +52,6 @@ cdef class Scheduler:
         self.health = Health(memory, row)
         self.random_state = mixed(secrets.randbits(64) if random_seed is None else random_seed) | 1
         self.gateway = mixed(memory.header.hash_key_low if random_seed is None else random_seed) | 1
-
-    # Engines forget what nobody used for as long as it takes to fill their caches: who has new prompts for the pool's caches in so many
-    # seconds finds nothing there that is older. Requests of other gateways fill them too, in proportion. 0 where no engine says what it
-    # holds: then everything counts, as the index keeps it.
-    cdef double _kept_seconds(self, Pool pool) noexcept nogil:
-        cdef size_t i
-        cdef Candidate* c
-        cdef double held = 0, sent = 0, computed = 0, others = 0, own = 0
-        for i in range(pool.count):
-            c = &pool.candidates[i]
-            if c.kv_tokens > 0 and c.reason != GONE:
-                held += c.kv_tokens
-                sent += c.recent
-                computed += c.computed
-                others += c.others
-                own += c.in_flight
-        if own > 0:
-            sent *= 1 + others / own
-        sent = max(sent, computed)
-        return held * RECENT_SECONDS / sent if held > 0 and sent > 0 else 0.0
 
     # The best score; among equals one at random, each with the same chance (reservoir of one).
     cdef long _pick(self, Pool pool) noexcept nogil:
@@ -101,7 +102,7 @@ cdef class Scheduler:
             if policy.adapter_filter:
                 leave_out_without_adapter(pool)
         if blocks > 0:
-            pool.kept_seconds = 0 if by_token else self._kept_seconds(pool)
+            pool.kept_seconds = 0 if by_token else _kept_seconds(pool)
             self.oldest = _oldest(pool, now)
             self.prefixes.match_pool(hashes, blocks, &pool.pages, pool.matched, self.oldest)
         pool.by_cost = policy.by_cost
@@ -174,35 +175,31 @@ cdef class Scheduler:
                 self._learn(values, blocks, pool.matched[chosen], c.slot, <uint32_t>now)
         return chosen
 
+    cdef Candidate* _at(self, Pool pool, size_t position) except NULL:
+        if pool is None:
+            raise TypeError("pool must be there")
+        if position >= pool.count:
+            raise IndexError(f"endpoint {position} of {pool.count}")
+        return &pool.candidates[position]
+
     # An engine holds the blocks of a request until its end, and counts their age from there.
     cpdef bint refresh(self, Pool pool, size_t chosen, BlockHashes hashes, double sent, double now) except -1:
-        if pool is None or hashes is None:
-            raise TypeError("pool and hashes must be there")
-        if chosen >= pool.count:
-            raise IndexError(f"endpoint {chosen} of {pool.count}")
-        cdef Candidate* c = &pool.candidates[chosen]
+        cdef Candidate* c = self._at(pool, chosen)
+        if hashes is None:
+            raise TypeError("hashes must be there")
         if now - sent < FRESH_SECONDS or not self.load.slots.is_current(c.slot, c.generation):
             return False
         self.prefixes.learn_blocks(hashes.values, hashes.count, c.slot, <uint32_t>now, _oldest(pool, now))
         return True
 
     cpdef object release(self, Pool pool, size_t chosen, int64_t prefill_tokens, int64_t decode_tokens):
-        if pool is None:
-            raise TypeError("pool must be there")
-        if chosen >= pool.count:
-            raise IndexError(f"endpoint {chosen} of {pool.count}")
-        return self.load.release(pool.candidates[chosen].slot, pool.candidates[chosen].generation, prefill_tokens, decode_tokens)
+        cdef Candidate* c = self._at(pool, chosen)
+        return self.load.release(c.slot, c.generation, prefill_tokens, decode_tokens)
 
     cpdef object first_token(self, Pool pool, size_t chosen, int64_t prefill_tokens, double now=0.0):
-        if pool is None:
-            raise TypeError("pool must be there")
-        if chosen >= pool.count:
-            raise IndexError(f"endpoint {chosen} of {pool.count}")
-        return self.load.first_token(pool.candidates[chosen].slot, pool.candidates[chosen].generation, prefill_tokens, now)
+        cdef Candidate* c = self._at(pool, chosen)
+        return self.load.first_token(c.slot, c.generation, prefill_tokens, now)
 
     cpdef object prefilled(self, Pool pool, size_t chosen, double tokens, double seconds):
-        if pool is None:
-            raise TypeError("pool must be there")
-        if chosen >= pool.count:
-            raise IndexError(f"endpoint {chosen} of {pool.count}")
-        return self.load.prefilled(pool.candidates[chosen].slot, pool.candidates[chosen].generation, tokens, seconds)
+        cdef Candidate* c = self._at(pool, chosen)
+        return self.load.prefilled(c.slot, c.generation, tokens, seconds)

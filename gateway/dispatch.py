@@ -160,6 +160,8 @@ class Dispatcher:
             exchange.is_released = True
             self._placer.release(placement)
             self._health.over(exchange, placement, error)
+            if exchange.is_learned and exchange.hashes is not None and exchange.first_byte and error is None:
+                self._placer.refresh(placement, exchange.hashes, exchange.sent)
             if exchange.usage is not None and exchange.is_learned:
                 correction = self._placer.correct(placement, exchange.hashes, exchange.usage, exchange.sent)
                 if correction:

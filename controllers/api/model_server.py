@@ -212,11 +212,14 @@ class ModelServer(Struct, frozen=True, rename="camel", omit_defaults=True, forbi
                 yield Fault(
                     path, f"the ranks of {spec.inference_engine} cannot be chosen: give each a port, or leave it out"
                 )
+        yield from _clashing_names(spec.endpoints, [self.ranks_of(one) for one in spec.endpoints])
+        ranged: dict[str, tuple[EventPorts, int]] = {}
         for position, one in enumerate(spec.endpoints):
             events, ranks = one.events or cache.events, self.ranks_of(one)
-            if events is None or not 1 < ranks <= MOST_RANKS:
-                continue
             path = f"spec.endpoints[{position}].events" if one.events is not None else "spec.prefixCache.events"
+            if events is not None and 1 < ranks <= MOST_RANKS:
+                ranged[path] = events, max(ranks, ranged[path][1] if path in ranged else 0)
+        for path, (events, ranks) in ranged.items():
             if events.ranks != 1:
                 yield Fault(f"{path}.ranks", "leave it out: each of the `dataParallelSize` ranks is followed by itself")
             else:
@@ -274,6 +277,19 @@ def _endpoint_faults(endpoints: list[EndpointSpec], default_port: int) -> Iterat
                 f"{here}.address", f"another endpoint has {one.address} and the same port: list each engine once"
             )
         places.add(place)
+
+
+def _clashing_names(endpoints: list[EndpointSpec], ranks: list[int]) -> Iterator[Fault]:
+    """Endpoints that are named as a rank of another is."""
+    of_ranks = {
+        f"{one.name}@{rank}"
+        for one, count in zip(endpoints, ranks, strict=True)
+        if 1 < count <= MOST_RANKS
+        for rank in range(count)
+    }
+    for position, one in enumerate(endpoints):
+        if one.name in of_ranks:
+            yield Fault(f"spec.endpoints[{position}].name", f"`{one.name}` is the name of a data-parallel rank")
 
 
 def _is_address(text: str) -> bool:

@@ -11,6 +11,7 @@ from gateway.scheduling.pool cimport PlacedEndpoint, ServerPool
 @cython.freelist(64)
 cdef class Placement:
     cdef readonly ServerPool pool
+    cdef readonly Pool among
     cdef readonly PlacedEndpoint placed
     cdef readonly long long position, blocks, matched_blocks, prefill_tokens, output_tokens, queued_tokens, probe, matched_at
     cdef readonly double prefill_seconds
@@ -32,15 +33,16 @@ cdef class Placer:
     cpdef BlockHashes hash_prompt(self, ServerPool server, bytes body, Scan found, bytes salt=*)
     cpdef Placement place(self, ServerPool server, BlockHashes hashes, long long prompt_tokens, long long output_tokens, tried,
                           unsigned long long session=*, bint learn=*, unsigned long long adapter=*, adjustments=*, bint narrow=*)
-    @cython.locals(scheduler=Scheduler, position=long, placement=Placement)
+    @cython.locals(scheduler=Scheduler, among=Pool, position=long, placement=Placement)
     cpdef Placement try_place(self, ServerPool server, BlockHashes hashes, long long prompt_tokens, long long output_tokens, tried,
                               unsigned long long session, bint learn, unsigned long long adapter, adjustments, bint narrow, double now)
-    @cython.locals(placed=PlacedEndpoint, pool=Pool)
+    @cython.locals(placed=PlacedEndpoint)
     cpdef long note(self, Placement placement, long outcome, double sent, double now=*) except -1
     @cython.locals(pool=Pool, tokens="long long")
     cpdef first_token(self, Placement placement, double seconds, double now=*)
     cpdef release(self, Placement placement)
     @cython.locals(expected=double, missed=double, cached="long long", prompt="long long", placed=PlacedEndpoint, pool=Pool)
+    cpdef refresh(self, Placement placement, BlockHashes hashes, double sent)
     cpdef str correct(self, Placement placement, BlockHashes hashes, tuple usage, double sent)
 
 cdef class Hashers:

@@ -23,7 +23,7 @@ from gateway.scheduling.pool import SERVES, TEXT_BLOCK, PlacedEndpoint, ServerPo
 
 if TYPE_CHECKING:
     from _fastpath.health import Health, Reading
-    from _fastpath.pool import Explanation
+    from _fastpath.pool import Explanation, Pool
 
 MEASURED_TOKENS = 512
 """A prefill of fewer tokens says more of everything else than of the engine's speed."""
@@ -50,6 +50,8 @@ class Placement:
         prefill_seconds: float = 0.0,
     ) -> None:
         self.pool = pool
+        self.among: Pool = pool.pool
+        """What it was chosen from: with or without the places that are kept for others."""
         self.position = position
         self.blocks = blocks
         self.matched_blocks = matched_blocks
@@ -173,9 +175,9 @@ class Placer:
         now: float,
     ) -> Placement | None:
         """The same at ``now``; None when no endpoint can take it, and :meth:`refusal` says why."""
-        scheduler = self._scheduler
+        scheduler, among = self._scheduler, server.narrow if narrow else server.pool
         position = scheduler.choose(
-            server.narrow if narrow else server.pool,
+            among,
             server.policy,
             hashes,
             prompt_tokens,
@@ -193,7 +195,7 @@ class Placer:
             return None
         # attribute by attribute: they are C numbers here, and its constructor would take objects
         placement: Placement = Placement.__new__(Placement)
-        placement.pool = server
+        placement.pool, placement.among = server, among
         placement.position = position
         placement.placed = server.endpoints[position]
         placement.blocks = len(hashes) if hashes is not None else 0
@@ -269,17 +271,16 @@ class Placer:
         placement.has_first_token = True
         self._scheduler.release(placement.pool.pool, placement.position, prefill, placement.output_tokens)
 
+    def refresh(self, placement: Placement, hashes: BlockHashes, sent: float) -> None:
+        """The answer to a prompt that was sent at ``sent`` is over: its blocks are the youngest that the engine holds."""
+        self._scheduler.refresh(placement.among, placement.position, hashes, sent, seconds_of(self._clock))
+
     def correct(self, placement: Placement, hashes: BlockHashes | None, usage: Usage, sent: float) -> str:
-        """Its blocks are the youngest there. Compare what the engine found cached with what was expected of it: ``usage`` of a prompt
-        that was sent there at ``sent``.
+        """Compare what the engine found cached with what was expected of it: ``usage`` of a prompt that was sent there at ``sent``.
 
         Returns what follows for the index: ``evicted``, ``uncached``, or nothing.
         """
-        if hashes is None:
-            return ""
-        pool = placement.pool.pool
-        self._scheduler.refresh(pool, placement.position, hashes, sent, seconds_of(self._clock))
-        if placement.matched_blocks == 0 and not self._in_vain:
+        if hashes is None or (placement.matched_blocks == 0 and not self._in_vain):
             return ""  # nothing was expected
         prompt, cached = usage[0], usage[2]
         if cached < 0:
@@ -294,7 +295,7 @@ class Placer:
                 cached,
                 placement.matched_at,
                 sent,
-                pool.kept_seconds > 0,
+                placement.among.kept_seconds > 0,
             )
         if self._in_vain:
             return self._corrections.answered((placed.slot_index, placed.slot_generation), hashes, cached)

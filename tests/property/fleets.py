@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from _fastpath.hashing import BlockHashes
@@ -340,6 +340,15 @@ def expect(fleet: Fleet, policy: twin.Policy, request: Request) -> twin.Decision
         fleet.pool.prefill_seconds,
         fleet.scheduler.gateway,
     )
+
+
+CHOICES = given(
+    fleet=FLEETS,
+    policy=POLICIES,
+    request_=REQUESTS,
+    seed=st.integers(0, 2**64 - 1),
+    prefill_seconds=st.sampled_from([0.0, 0.02, 10.0]),
+)
 
 
 def assert_picks_one_of_the_equal_bests(fleet: Fleet, policy: twin.Policy, request: Request) -> None:

@@ -250,6 +250,19 @@ def test_a_fault_names_the_field_by_its_path(spec, path):
     assert found[path]
 
 
+def test_a_fault_of_all_ranks_is_told_once():
+    text = (
+        "endpoints: [{name: e, address: a}, {name: f, address: b}]\ndataParallelSize: 8\n"
+        "prefixCache: {mode: tokens, events: {port: 5557, ranks: 8}}"
+    )
+    assert [fault.path for fault in made(server(text)).faults()] == ["spec.prefixCache.events.ranks"]
+
+
+def test_no_endpoint_is_named_as_a_rank_of_another():
+    text = "endpoints: [{name: e, address: a, dataParallelSize: 2}, {name: e@1, address: b}, {name: e@2, address: c}]"
+    assert list(faults(server(text))) == ["spec.endpoints[1].name"]
+
+
 def test_the_ranks_of_sglang_are_not_chosen():
     text = server(ENDPOINTS + "dataParallelSize: 2").replace("vLLM", "SGLang")
     assert list(faults(text)) == ["spec.dataParallelSize"]

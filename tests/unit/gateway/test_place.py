@@ -77,7 +77,7 @@ def test_the_age_of_a_prompt_counts_from_the_end_of_a_long_answer(fleet, seconds
     hashes = placer.hash_prompt(pool(fleet), body, scan(body))
     placement = placer.place(pool(fleet), hashes, 170, 10, [])
     now[0] += seconds
-    assert placer.correct(placement, hashes, (170, 5, 0), 1000.0) == ""
+    placer.refresh(placement, hashes, 1000.0)
     younger = PrefixIndex(fleet.memory).match(hashes, [placement.placed.slot.index], 1001.0)
     assert younger == [len(hashes) if is_young else 0]
 
